@@ -1,0 +1,145 @@
+"""What a dataset is, in numpy: integer-coded interactions, their vocabularies, and the splits."""
+
+import dataclasses
+
+import numpy as np
+
+from debias_jax.data.vocab import Vocabulary
+from debias_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+    """Rows of (user, item, label), integer-coded and checked.
+
+    Attributes:
+        users: int32 ``[n]`` in ``[0, n_users)``.
+        items: int32 ``[n]`` in ``[0, n_items)``.
+        labels: float32 ``[n]``; binary unless the reader says otherwise.
+        n_users: size of the user vocabulary.
+        n_items: size of the item vocabulary.
+        ratings: float32 ``[n]`` before thresholding, or None.
+        timestamps: int64 ``[n]`` seconds, or None.
+        propensities: float32 ``[n]`` in ``(0, 1]``, probability that the pair was observed, or None.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    n_users: int
+    n_items: int
+    ratings: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+    propensities: np.ndarray | None = None
+
+    def __post_init__(self):
+        kinds = {
+            "users": np.int32,
+            "items": np.int32,
+            "labels": np.float32,
+            "ratings": np.float32,
+            "timestamps": np.int64,
+            "propensities": np.float32,
+        }
+        n = np.shape(self.users)[0]
+        for name, dtype in kinds.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            value = np.asarray(value)
+            if value.ndim != 1 or value.shape[0] != n:
+                raise DataError(f"{name} must have shape ({n},) like users, got {value.shape}")
+            if name in ("users", "items"):
+                bound = self.n_users if name == "users" else self.n_items
+                bad = np.flatnonzero((value < 0) | (value >= bound))
+                if bad.size:
+                    raise DataError(
+                        f"{name}[{bad[0]}] = {value[bad[0]]} is outside [0, {bound}); "
+                        "map raw ids through a Vocabulary first"
+                    )
+            elif name != "timestamps" and not np.isfinite(value).all():
+                row = np.flatnonzero(~np.isfinite(value))[0]
+                raise DataError(f"{name}[{row}] = {value[row]} is not finite")
+            object.__setattr__(self, name, value.astype(dtype, copy=False))
+        if self.propensities is not None:
+            bad = np.flatnonzero((self.propensities <= 0) | (self.propensities > 1))
+            if bad.size:
+                raise DataError(
+                    f"propensities[{bad[0]}] = {self.propensities[bad[0]]} is outside (0, 1]; "
+                    "drop the row or clip it on purpose before loading"
+                )
+
+    def __len__(self) -> int:
+        return int(self.users.shape[0])
+
+    def take(self, rows: np.ndarray) -> "Interactions":
+        """The rows at integer positions, or where a boolean mask holds, in that order."""
+        columns = {
+            name: None if getattr(self, name) is None else getattr(self, name)[rows]
+            for name in ("users", "items", "labels", "ratings", "timestamps", "propensities")
+        }
+        return Interactions(n_users=self.n_users, n_items=self.n_items, **columns)
+
+    @property
+    def positives(self) -> "Interactions":
+        """The rows whose label is positive (> 0)."""
+        return self.take(self.labels > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What only a simulator knows, over all pairs.
+
+    Attributes:
+        exposure: float32 ``[n_users, n_items]``, probability m_ui that the user saw the item.
+        relevance: float32 ``[n_users, n_items]``, probability gamma_ui of a click (a conversion) once seen.
+    """
+
+    exposure: np.ndarray
+    relevance: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One dataset, split, with its vocabularies.
+
+    Attributes:
+        name: a short id, e.g. ``"coat"``.
+        train: the biased log that methods learn from.
+        validation: held out of the training log (biased), or a part of an unbiased log; None where there is none.
+        test: read once; unbiased where the dataset has an unbiased part.
+        users: user vocabulary.
+        items: item vocabulary.
+        probably_exposed: Biif's validation pairs ("probably exposed": label known, exposure taken as 1), or None.
+            They are rows of ``train`` too.
+        user_features: float32 ``[n_users, d]`` or None.
+        item_features: float32 ``[n_items, d]`` or None.
+        truth: for simulated data, else None.
+        notes: what a reader or a split wants said in the report, one line each.
+    """
+
+    name: str
+    train: Interactions
+    validation: Interactions | None
+    test: Interactions | None
+    users: Vocabulary
+    items: Vocabulary
+    probably_exposed: Interactions | None = None
+    user_features: np.ndarray | None = None
+    item_features: np.ndarray | None = None
+    truth: Truth | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_users(self) -> int:
+        """Size of the user vocabulary."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the item vocabulary."""
+        return len(self.items)
+
+    def replace(self, **changes) -> "Dataset":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,159 @@
+"""The protocol of a method, its state, and the arrays it learns from."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from debias_jax.types import Array, Key, Params, PyTree
+
+
+class PairSet(NamedTuple):
+    """A set of (user, item) pairs that answers "is this pair in it?" at any catalogue size.
+
+    Attributes:
+        indptr: int32 ``[n_users + 1]``, the slice of each user in ``items``.
+        items: int32 ``[n]``, sorted within each user.
+    """
+
+    indptr: Array
+    items: Array
+
+
+class TrainData(NamedTuple):
+    """Everything a method may learn from, on the device. An argument of every jitted function, never closed over.
+
+    Attributes:
+        users: int32 ``[n]``, observed rows (rated pairs; for a click log the clicks).
+        items: int32 ``[n]``.
+        labels: float32 ``[n]``.
+        propensities: float32 ``[n]``, logged propensities, or None.
+        clicks: rows of ``users`` whose label is 1, as ``(users [c], items [c])``.
+        click_set: the same pairs for membership tests.
+        popularity: float32 ``[n_items]``, theta_i = (c_i / max_j c_j)^(1/2) over the clicks (Biif eq. 13).
+        exposed_users: int32 ``[v]``, Biif's "probably exposed" pairs; ``v`` may be 0.
+        exposed_items: int32 ``[v]``.
+        exposed_labels: float32 ``[v]``.
+    """
+
+    users: Array
+    items: Array
+    labels: Array
+    propensities: Array | None
+    clicks: tuple[Array, Array]
+    click_set: PairSet
+    popularity: Array
+    exposed_users: Array
+    exposed_items: Array
+    exposed_labels: Array
+
+
+class TrainState(NamedTuple):
+    """The whole state of a run: a pytree of arrays, checkpointed and mapped over seeds as it is.
+
+    Attributes:
+        step: int32 scalar, optimiser steps taken.
+        params: named parameter groups, e.g. ``{"prediction": ..., "exposure": ...}``.
+        opt_state: optimiser state of each group.
+        hparams: numeric hyperparameters (float32 scalars), so that a sweep over them does not recompile.
+        extra: whatever else a method keeps (a fitted propensity model, caches); ``{}`` if nothing.
+    """
+
+    step: Array
+    params: dict[str, Params]
+    opt_state: dict[str, PyTree]
+    hparams: dict[str, Array]
+    extra: PyTree
+
+
+class InitFn(Protocol):
+    """``(key, data, hparams) -> TrainState``; may itself fit a propensity model."""
+
+    def __call__(self, key: Key, data: TrainData, hparams: dict[str, Array]) -> TrainState:
+        """Builds the first state."""
+
+
+class BatchesFn(Protocol):
+    """``(data, key) -> batches``: a pytree with leading axes ``[steps, B]``, drawn anew each epoch."""
+
+    def __call__(self, data: TrainData, key: Key) -> PyTree:
+        """Draws one epoch."""
+
+
+class StepFn(Protocol):
+    """``(state, data, batch, key) -> (state, logs)``: one optimiser step; ``logs`` are scalars.
+
+    ``data`` is passed beside the batch because bi-level and EM methods read all of it in each step; carrying it in
+    the state would copy it into every checkpoint and once for each seed of a mapped run.
+    """
+
+    def __call__(
+        self, state: TrainState, data: TrainData, batch: PyTree, key: Key
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """Takes one step."""
+
+
+class PredictFn(Protocol):
+    """``(state, users, items) -> scores``: logits of relevance, broadcasting users against items."""
+
+    def __call__(self, state: TrainState, users: Array, items: Array) -> Array:
+        """Scores pairs."""
+
+
+class Method(NamedTuple):
+    """A method: four pure functions, and the hyperparameters they read.
+
+    Attributes:
+        init: see ``InitFn``.
+        batches: see ``BatchesFn``.
+        step: see ``StepFn``.
+        predict: see ``PredictFn``.
+        hparams: name and default of every numeric hyperparameter.
+        exposure: ``(state, data, users, items) -> probabilities``, the exposure estimate of methods that have one.
+    """
+
+    init: InitFn
+    batches: BatchesFn
+    step: StepFn
+    predict: PredictFn
+    hparams: dict[str, float]
+    exposure: Callable[[TrainState, TrainData, Array, Array], Array] | None = None
+
+
+class PairBatch(NamedTuple):
+    """Pairs with labels.
+
+    Attributes:
+        users: int32 ``[B]``.
+        items: int32 ``[B]``.
+        labels: float32 ``[B]``.
+        weights: float32 ``[B]``, sampling weight of each pair (1 unless the sampler re-weights).
+        where: bool ``[B]``, False for padding and dropped pairs.
+    """
+
+    users: Array
+    items: Array
+    labels: Array
+    weights: Array
+    where: Array
+
+
+class TripletBatch(NamedTuple):
+    """A user with a clicked and an unclicked item: ``users, positives, negatives`` int32 ``[B]``, ``where`` bool."""
+
+    users: Array
+    positives: Array
+    negatives: Array
+    where: Array
+
+
+def resolve_hparams(defaults: dict[str, float], given: dict[str, Array]) -> dict[str, Array]:
+    """Defaults overridden by what is given, as float32 scalars.
+
+    Raises:
+        KeyError: a given name is not a hyperparameter of the method.
+    """
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise KeyError(f"unknown hyperparameters {unknown}; this method has {sorted(defaults)}")
+    return {name: jnp.asarray(given.get(name, value), jnp.float32) for name, value in defaults.items()}

@@ -1,0 +1,46 @@
+"""Strict numerics for every test, and where the real data and the parity fixtures are."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_threefry_partitionable", True)
+
+
+@pytest.fixture
+def x64():
+    """Float64 inside one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+def _folder(variable: str, what: str) -> pathlib.Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: {what}")
+    folder = pathlib.Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"{variable}={value} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder that holds the real datasets; the test is skipped where DEBIAS_DATA_DIR is not set."""
+    return _folder("DEBIAS_DATA_DIR", "tests on real data need it")
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> pathlib.Path:
+    """The folder of parity fixtures; the test is skipped where DEBIAS_FIXTURES_DIR is not set."""
+    return _folder("DEBIAS_FIXTURES_DIR", "parity with the released programs needs it")
+
+
+@pytest.fixture
+def rng(request) -> np.random.Generator:
+    """A generator whose stream depends on the test's name alone."""
+    return np.random.default_rng(list(request.node.name.encode()))
