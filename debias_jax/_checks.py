@@ -1,21 +1,34 @@
-"""Shape and dtype checks of public functions. They run while tracing and cost nothing at run time."""
+"""Shape and dtype checks of public functions. They run while tracing and cost nothing at run time.
 
-import chex
+Wrong dtypes raise ``TypeError``, wrong shapes ``ValueError``; the message names the argument. Values are not
+looked
+at: under ``jit`` there are none to see. ``data.Interactions`` checks them on the host, once.
+"""
+
 import jax.numpy as jnp
 
 
 def check_float(**arrays) -> None:
-    """Raises unless every array is of a floating dtype."""
+    """Raises unless every array that is given (not None) is of a floating dtype."""
     for name, value in arrays.items():
         if value is not None and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(f"{name} must be of a floating dtype, got {jnp.result_type(value)}")
 
 
 def check_integer(**arrays) -> None:
-    """Raises unless every array is of an integer dtype."""
+    """Raises unless every array that is given (not None) is of an integer dtype."""
     for name, value in arrays.items():
         if value is not None and not jnp.issubdtype(jnp.result_type(value), jnp.integer):
             raise TypeError(f"{name} must be of an integer dtype, got {jnp.result_type(value)}")
+
+
+def check_indicator(**arrays) -> None:
+    """Raises unless every array that is given (not None) is boolean or floating, as 0/1 indicators are."""
+    for name, value in arrays.items():
+        if value is None or jnp.result_type(value) == jnp.bool_:
+            continue
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise TypeError(f"{name} must be boolean or of a floating dtype, got {jnp.result_type(value)}")
 
 
 def check_same_shape(**arrays) -> None:
@@ -28,10 +41,19 @@ def check_same_shape(**arrays) -> None:
 
 
 def check_broadcastable(shape: tuple[int, ...], **arrays) -> None:
-    """Raises unless every given array is a scalar or has exactly ``shape``: nothing else is broadcast silently."""
+    """Raises unless every given array is a scalar or has exactly ``shape``; nothing else broadcasts."""
     for name, value in arrays.items():
         if value is not None and jnp.shape(value) not in ((), tuple(shape)):
             raise ValueError(f"{name} must be a scalar or of shape {tuple(shape)}, got {jnp.shape(value)}")
+
+
+def check_samples(shape: tuple[int, ...], **arrays) -> None:
+    """Raises unless every array has ``shape`` and one more axis that is not empty: ``[..., K]`` samples."""
+    for name, value in arrays.items():
+        found = jnp.shape(value)
+        if found[:-1] != tuple(shape) or len(found) != len(shape) + 1 or found[-1] == 0:
+            wanted = ", ".join([*map(str, shape), "K"])
+            raise ValueError(f"{name} must be of shape ({wanted}) with K >= 1, got {found}")
 
 
 def check_mask(where, shape: tuple[int, ...]) -> None:
@@ -40,4 +62,5 @@ def check_mask(where, shape: tuple[int, ...]) -> None:
         return
     if jnp.result_type(where) != jnp.bool_:
         raise TypeError(f"where must be boolean, got {jnp.result_type(where)}")
-    chex.assert_shape(where, shape)
+    if jnp.shape(where) != tuple(shape):
+        raise ValueError(f"where must be of shape {tuple(shape)}, got {jnp.shape(where)}")

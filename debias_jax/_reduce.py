@@ -1,38 +1,71 @@
-"""Masked reductions that return 0 for an empty mask and never hide a NaN."""
+"""Masked reductions that return 0 for an empty mask and never hide a NaN.
+
+A function that takes ``where`` calls ``fill_masked`` on its inputs and ends in ``safe_reduce``. The first
+keeps whatever stands in the padding out of the derivatives (``0 * nan`` is NaN in a backward pass), the
+second out of the value.
+"""
 
 import jax.numpy as jnp
 
 from debias_jax.types import Array, ReduceFn
 
 
-def safe_reduce(values: Array, *, where: Array | None = None, reduce_fn: ReduceFn | None = jnp.mean) -> Array:
+def fill_masked(values: Array, where: Array | None, *, fill: float = 0.0) -> Array:
+    """``values`` where the mask holds, else ``fill``: what stands there is read neither forward nor backward.
+
+    Args:
+        values: ``[..., *]``, the axes of ``where`` first.
+        where: boolean ``[...]``, or None for all.
+        fill: a harmless input of the computation that follows.
+
+    Returns:
+        An array like ``values``.
+    """
+    if where is None:
+        return values
+    trailing = jnp.ndim(values) - jnp.ndim(where)
+    return jnp.where(jnp.reshape(where, jnp.shape(where) + (1,) * trailing), values, fill)
+
+
+def safe_reduce(
+    values: Array,
+    *,
+    weights: Array | None = None,
+    where: Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> Array:
     """Reduces per-example values under a mask.
 
-    With ``reduce_fn=None`` masked entries are zeroed and the values returned, so that ``f(reduce_fn=None).sum()``
-    equals ``f(reduce_fn=jnp.sum)``. Where everything is masked the result is 0 with zero gradients, unless an
-    unmasked-by-nobody NaN stands in ``values`` - masked entries are replaced before they are read, so a NaN that
-    shows in the result came from an entry that counts.
+    With ``reduce_fn=None`` masked entries are zeroed and the values returned, so that
+    ``f(reduce_fn=None).sum()`` equals ``f(reduce_fn=jnp.sum)``. Where everything is masked, or there is
+    nothing, the result is 0 with zero gradients. Masked entries are replaced before they are read, so a NaN
+    in the result came from an entry that counts.
 
     Args:
         values: ``[...]``.
+        weights: factors of the values, a scalar or ``[...]``, or None for 1. A mean divides by the number of
+            entries, not by the sum of the weights.
         where: boolean ``[...]`` of the same shape, or None for all.
-        reduce_fn: ``jnp.mean``, ``jnp.sum`` or any function ``(a, where=...) -> array``; None keeps the values.
+        reduce_fn: ``jnp.mean``, ``jnp.sum`` or any function ``(a, where=...) -> array`` that reduces all
+            axes; None keeps the values.
 
     Returns:
         The reduced scalar, or ``[...]`` values with ``reduce_fn=None``.
     """
-    if where is None:
-        return values if reduce_fn is None else reduce_fn(values)
-    values = jnp.where(where, values, 0.0)
+    if weights is not None:
+        values = values * weights
+    values = fill_masked(values, where)
     if reduce_fn is None:
         return values
-    anything = jnp.any(where)
+    if values.size == 0:
+        return jnp.zeros_like(reduce_fn(values))
+    if where is None:
+        return reduce_fn(values)
     # An all-False mask would make a mean 0/0; the mask that is used then admits only the zeros written above.
-    reduced = reduce_fn(values, where=where | ~anything)
-    return reduced
+    return reduce_fn(values, where=where | ~jnp.any(where))
 
 
 def safe_divide(numerator: Array, denominator: Array, *, otherwise: float = 0.0) -> Array:
-    """``numerator / denominator`` where the denominator is not 0, else ``otherwise``; gradients stay finite."""
+    """``numerator / denominator`` where that is defined, else ``otherwise``; gradients stay finite."""
     usable = denominator != 0
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1.0), otherwise)

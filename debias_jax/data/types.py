@@ -21,6 +21,13 @@ class Interactions:
         ratings: float32 ``[n]`` before thresholding, or None.
         timestamps: int64 ``[n]`` seconds, or None.
         propensities: float32 ``[n]`` in ``(0, 1]``, probability that the pair was observed, or None.
+
+    Raises:
+        DataError: shapes differ, an id is outside its range, or a value is not finite or not a probability.
+
+    >>> log = Interactions(np.array([0, 1]), np.array([2, 0]), np.array([1.0, 0.0]), n_users=2, n_items=3)
+    >>> len(log), len(log.positives), log.pair_keys.tolist()
+    (2, 1, [2, 3])
     """
 
     users: np.ndarray
@@ -41,7 +48,7 @@ class Interactions:
             "timestamps": np.int64,
             "propensities": np.float32,
         }
-        n = np.shape(self.users)[0]
+        n = np.size(self.users)
         for name, dtype in kinds.items():
             value = getattr(self, name)
             if value is None:
@@ -49,6 +56,8 @@ class Interactions:
             value = np.asarray(value)
             if value.ndim != 1 or value.shape[0] != n:
                 raise DataError(f"{name} must have shape ({n},) like users, got {value.shape}")
+            if name in ("users", "items", "timestamps") and value.dtype.kind not in "iu" and n:
+                raise DataError(f"{name} must be integers, got dtype {value.dtype}")
             if name in ("users", "items"):
                 bound = self.n_users if name == "users" else self.n_items
                 bad = np.flatnonzero((value < 0) | (value >= bound))
@@ -79,6 +88,11 @@ class Interactions:
             for name in ("users", "items", "labels", "ratings", "timestamps", "propensities")
         }
         return Interactions(n_users=self.n_users, n_items=self.n_items, **columns)
+
+    @property
+    def pair_keys(self) -> np.ndarray:
+        """``users * n_items + items``, int64 ``[n]``: one number a pair, safe where int32 would overflow."""
+        return self.users.astype(np.int64) * self.n_items + self.items
 
     @property
     def positives(self) -> "Interactions":
@@ -129,6 +143,15 @@ class Dataset:
     item_features: np.ndarray | None = None
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for part in ("train", "validation", "test", "probably_exposed"):
+            rows = getattr(self, part)
+            if rows is not None and (rows.n_users, rows.n_items) != (len(self.users), len(self.items)):
+                raise DataError(
+                    f"{self.name}: {part} counts {rows.n_users} users and {rows.n_items} items, "
+                    f"the vocabularies {len(self.users)} and {len(self.items)}"
+                )
 
     @property
     def n_users(self) -> int:

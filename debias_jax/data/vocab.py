@@ -1,5 +1,6 @@
 """Raw ids to dense integers and back."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -18,6 +19,12 @@ class Vocabulary:
 
     Raises:
         DataError: an id occurs twice or is empty.
+
+    >>> users = Vocabulary(["007", "7", "zoë"], kind="user")
+    >>> users.encode(["zoë", "7"]).tolist()
+    [2, 1]
+    >>> users.decode([0])
+    ['007']
     """
 
     def __init__(self, ids: Iterable[str], *, kind: str = "id"):
@@ -52,19 +59,21 @@ class Vocabulary:
         return f"Vocabulary({len(self)} {self.kind}s)"
 
     def encode(self, raw: Sequence[object]) -> np.ndarray:
-        """Codes of raw ids, int32.
+        """Codes of raw ids, int32 ``[len(raw)]``; an id that is no string is looked up as ``str(id)``.
 
         Raises:
             DataError: an id is not in the vocabulary.
         """
-        codes = np.empty(len(raw), np.int32)
-        for row, value in enumerate(raw):
-            code = self._codes.get(str(value))
-            if code is None:
-                raise DataError(
-                    f"{self.kind} {str(value)!r} (row {row}) is not among the {len(self)} known {self.kind}s"
-                )
-            codes[row] = code
+        # Python scalars hash and format several times faster than numpy's.
+        values = raw.tolist() if isinstance(raw, np.ndarray) else raw
+        found = map(self._codes.get, map(str, values), itertools.repeat(-1))
+        codes = np.fromiter(found, np.int32, count=len(values))
+        unknown = np.flatnonzero(codes < 0)
+        if unknown.size:
+            row = int(unknown[0])
+            raise DataError(
+                f"{self.kind} {str(values[row])!r} (row {row}) is not among the {len(self)} known {self.kind}s"
+            )
         return codes
 
     def decode(self, codes: Sequence[int]) -> list[str]:

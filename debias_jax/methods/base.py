@@ -5,19 +5,8 @@ from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 
+from debias_jax.sampling import PairSet
 from debias_jax.types import Array, Key, Params, PyTree
-
-
-class PairSet(NamedTuple):
-    """A set of (user, item) pairs that answers "is this pair in it?" at any catalogue size.
-
-    Attributes:
-        indptr: int32 ``[n_users + 1]``, the slice of each user in ``items``.
-        items: int32 ``[n]``, sorted within each user.
-    """
-
-    indptr: Array
-    items: Array
 
 
 class TrainData(NamedTuple):
@@ -30,6 +19,7 @@ class TrainData(NamedTuple):
         propensities: float32 ``[n]``, logged propensities, or None.
         clicks: rows of ``users`` whose label is 1, as ``(users [c], items [c])``.
         click_set: the same pairs for membership tests.
+        observed_set: all observed rows for membership tests.
         popularity: float32 ``[n_items]``, theta_i = (c_i / max_j c_j)^(1/2) over the clicks (Biif eq. 13).
         exposed_users: int32 ``[v]``, Biif's "probably exposed" pairs; ``v`` may be 0.
         exposed_items: int32 ``[v]``.
@@ -42,6 +32,7 @@ class TrainData(NamedTuple):
     propensities: Array | None
     clicks: tuple[Array, Array]
     click_set: PairSet
+    observed_set: PairSet
     popularity: Array
     exposed_users: Array
     exposed_items: Array
@@ -129,6 +120,7 @@ class PairBatch(NamedTuple):
         labels: float32 ``[B]``.
         weights: float32 ``[B]``, sampling weight of each pair (1 unless the sampler re-weights).
         where: bool ``[B]``, False for padding and dropped pairs.
+        propensities: float32 ``[B]``, logged propensities, or None.
     """
 
     users: Array
@@ -136,6 +128,7 @@ class PairBatch(NamedTuple):
     labels: Array
     weights: Array
     where: Array
+    propensities: Array | None = None
 
 
 class TripletBatch(NamedTuple):

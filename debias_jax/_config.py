@@ -1,0 +1,119 @@
+"""Configs: the common skeleton, and checks that name the nearest valid key."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from debias_jax.errors import ConfigError
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A clause that names the nearest valid name, or all of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(valid)}"
+
+
+def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
+    """``table[name]``, or a ``ConfigError`` with the nearest valid name."""
+    if name not in table:
+        raise ConfigError(f"unknown {what} {name!r}; {nearest(name, table)}")
+    return table[name]
+
+
+def base_config() -> ConfigDict:
+    """The keys that every experiment has, with their defaults.
+
+    Returns:
+        A locked ``ConfigDict``; ``configs/*.py`` fill it in.
+    """
+    config = ConfigDict()
+    config.variants = ConfigDict()
+    config.baseline = "mf"
+    config.seeds = (0, 1, 2, 3, 4)
+
+    config.data = ConfigDict()
+    config.data.name = "synthetic"
+    config.data.path = ""
+    config.data.options = ConfigDict()
+    config.data.split = ConfigDict()
+
+    config.model = ConfigDict()
+    config.model.name = "mf"
+    config.model.dim = 50
+    config.model.bias = False
+    config.model.init_scale = 0.1
+
+    config.protocol = ConfigDict()
+    config.protocol.validation = "snips"
+    config.protocol.test = "strict"
+    config.protocol.monitor = "snips_dcg@3"
+    config.protocol.metrics = ()
+    config.protocol.headline = "ndcg@5"
+
+    config.train = ConfigDict()
+    config.train.epochs = 100
+    config.train.batch_size = 1024
+    config.train.eval_every = 10
+    config.train.patience = 0
+    config.train.restore = "last"
+    config.train.strategy = "auto"
+    # Unset: each variant's own (tuned) value. A value given here holds for every variant of the run.
+    config.train.lr = config_dict.placeholder(float)
+    config.train.weight_decay = config_dict.placeholder(float)
+    config.tensorboard = False
+    return config.lock()
+
+
+def variant(method: str, *, options: dict[str, Any] | None = None, **hparams: float) -> ConfigDict:
+    """A method with its options and hyperparameters, as an entry of ``config.variants``.
+
+    Args:
+        method: a name of ``debias_jax.methods``.
+        options: keyword arguments of the method's function.
+        **hparams: numeric hyperparameters.
+
+    Returns:
+        The entry.
+    """
+    return ConfigDict(
+        {
+            "method": method,
+            "options": options or {},
+            "hparams": {name: float(value) for name, value in hparams.items()},
+        }
+    )
+
+
+def select_variants(argument: str | None, table: Mapping[str, ConfigDict], default: Iterable[str]) -> ConfigDict:
+    """The variants named after the colon of ``--config=configs/x.py:a,b``.
+
+    Args:
+        argument: the text after the colon: names separated by commas, ``"all"``, or empty for the default.
+        table: every variant of this dataset.
+        default: names taken for an empty argument.
+
+    Returns:
+        The chosen entries, in that order.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    names = list(default) if not argument else list(table) if argument == "all" else argument.split(",")
+    return ConfigDict({name: choose("method or variant", name.strip(), table) for name in names})
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The resolved config as JSON values."""
+    return json.loads(config.to_json_best_effort()) if isinstance(config, ConfigDict) else dict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+    """The config that ``to_dict`` wrote."""
+    config = base_config()
+    with config.unlocked():
+        config.update(ConfigDict(dict(values)))
+    return config

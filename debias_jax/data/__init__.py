@@ -1,0 +1,37 @@
+"""Data in numpy: published datasets, the user's own files, a simulator with known truth, and splits. Imports no jax.
+
+Every reader returns a ``Dataset``: integer-coded ``Interactions`` for training, validation and test, with the
+vocabularies that lead back to raw ids. ``summarise(dataset)`` prints what is in it.
+"""
+
+from debias_jax.data import coat as coat
+from debias_jax.data import frame as frame
+from debias_jax.data import kuairec as kuairec
+from debias_jax.data import movielens as movielens
+from debias_jax.data import splits as splits
+from debias_jax.data import synthetic as synthetic
+from debias_jax.data import yahoo_r3 as yahoo_r3
+from debias_jax.data.report import PartSummary as PartSummary
+from debias_jax.data.report import Report as Report
+from debias_jax.data.report import summarise as summarise
+from debias_jax.data.types import Dataset as Dataset
+from debias_jax.data.types import Interactions as Interactions
+from debias_jax.data.types import Truth as Truth
+from debias_jax.data.vocab import Vocabulary as Vocabulary
+
+__all__ = [
+    "Dataset",
+    "Interactions",
+    "PartSummary",
+    "Report",
+    "Truth",
+    "Vocabulary",
+    "coat",
+    "frame",
+    "kuairec",
+    "movielens",
+    "splits",
+    "summarise",
+    "synthetic",
+    "yahoo_r3",
+]

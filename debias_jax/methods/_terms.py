@@ -1,0 +1,86 @@
+"""Loss terms and small pieces that several methods share."""
+
+import jax
+import optax
+
+from debias_jax import losses
+from debias_jax.methods.base import PredictFn, TrainState
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, total_and_count
+from debias_jax.models.base import Model
+from debias_jax.types import Array, Params
+
+def prediction_group(model: Model) -> Group:
+    """The relevance (prediction) model with Adam on ``lr`` and ``weight_decay``."""
+    return Group(model.init, adam())
+
+
+def predict_logits(model: Model) -> PredictFn:
+    """Scores pairs with the group ``"prediction"``."""
+
+    def predict(state: TrainState, users: Array, items: Array) -> Array:
+        return model.apply(state.params["prediction"], users, items)
+
+    return predict
+
+
+def bce_term(model: Model) -> LossTerm:
+    """Cross-entropy of labels over a pair batch."""
+
+    def term(params, context: Context, batch):
+        logits = model.apply(params["prediction"], batch.users, batch.items)
+        values = optax.losses.sigmoid_binary_cross_entropy(logits, batch.labels)
+        return total_and_count(values, batch.where, batch.weights)
+
+    return term
+
+
+class ExposureTerms:
+    """Terms of methods that learn relevance and exposure together (Biif eq. 10 and 14).
+
+    Args:
+        model: the relevance model, group ``"prediction"``; its ``item_vectors`` are shared with the exposure model.
+        exposure_model: ``apply(params, users, item_vectors, popularity) -> probability``, group ``"exposure"``.
+        detach_items: whether the shared item vectors are constants inside the exposure (a ``stop_gradient``).
+    """
+
+    def __init__(self, model: Model, exposure_model: Model, *, detach_items: bool):
+        if model.item_vectors is None:
+            raise ValueError("this relevance model has no item_vectors to share with the exposure; use models.mf")
+        self.model = model
+        self.exposure_model = exposure_model
+        self.detach_items = detach_items
+
+    def probability(self, params: dict[str, Params], data, users: Array, items: Array) -> Array:
+        """Estimated exposure of pairs."""
+        vectors = self.model.item_vectors(params["prediction"], items)
+        if self.detach_items:
+            vectors = jax.lax.stop_gradient(vectors)
+        return self.exposure_model.apply(params["exposure"], users, vectors, data.popularity[items])
+
+    def umf(self, params: dict[str, Params], context: Context, batch) -> tuple[Array, Array]:
+        """L2 on the training pairs with the estimated exposure."""
+        logits = self.model.apply(params["prediction"], batch.users, batch.items)
+        exposure = self.probability(params, context.data, batch.users, batch.items)
+        values = losses.umf(logits, batch.labels, exposure=exposure, reduce_fn=None)
+        return total_and_count(values, batch.where, batch.weights)
+
+    def exposed_bce(self, params: dict[str, Params], context: Context, batch) -> tuple[Array, Array]:
+        """L2 with exposure 1, that is cross-entropy, on all "probably exposed" pairs."""
+        del batch
+        data = context.data
+        logits = self.model.apply(params["prediction"], data.exposed_users, data.exposed_items)
+        values = optax.losses.sigmoid_binary_cross_entropy(logits, data.exposed_labels)
+        return total_and_count(values, data.exposed_labels >= 0)
+
+    def estimate(self, state: TrainState, data, users: Array, items: Array) -> Array:
+        """The exposure function of a ``Method``."""
+        return self.probability(state.params, data, users, items)
+
+
+EXPOSURE_HPARAMS = {**ADAM_HPARAMS, "outer_lr": 1e-3}
+"""Hyperparameters of methods with an exposure group: ``outer_lr`` is its step size."""
+
+
+def exposure_group(exposure_model: Model) -> Group:
+    """The exposure model with Adam on ``outer_lr``, without weight decay."""
+    return Group(exposure_model.init, adam(lr="outer_lr", weight_decay=None))

@@ -1,0 +1,177 @@
+"""Frames: which pairs one epoch trains on. Each function returns a ``BatchesFn`` for a recipe.
+
+| frame | rows of an epoch | what the mean loss over them estimates |
+|---|---|---|
+| ``observed_pairs`` | every observed row once | the observed (biased) risk, to be re-weighted by a propensity |
+| ``clicks_and_negatives`` | every click, K uniform items per click as zeros | a risk in which clicks are over-weighted |
+| ``clicks_and_uniform_pairs`` | every click, K uniform pairs per click, weighted | the risk over all pairs, without bias |
+| ``click_triplets`` | every click with one unclicked item | the pairwise (BPR) risk |
+"""
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax import sampling
+from debias_jax.methods.base import BatchesFn, PairBatch, TrainData, TripletBatch
+from debias_jax.types import Array, Key
+
+
+def _rows_to_batches(key: Key, rows, keep: Array, batch_size: int):
+    """Shuffles ``rows`` (a pytree of ``[R]`` arrays) into ``[steps, B]`` batches and their mask."""
+    index, where = sampling.epoch_batches(key, keep.shape[0], batch_size=batch_size)
+    return jax.tree.map(lambda row: row[index], rows), where & keep[index]
+
+
+def observed_pairs(*, batch_size: int) -> BatchesFn:
+    """Every observed row once an epoch, in random order.
+
+    Args:
+        batch_size: rows a step; the last batch is padded.
+    """
+
+    def batches(data: TrainData, key: Key) -> PairBatch:
+        weights = jnp.ones(data.users.shape, jnp.float32)
+        rows = (data.users, data.items, data.labels, weights, data.propensities)
+        fields, where = _rows_to_batches(key, rows, jnp.ones(data.users.shape, bool), batch_size)
+        return PairBatch(*fields[:-1], where=where, propensities=fields[-1])
+
+    return batches
+
+
+def _with_exposed_negatives(data: TrainData, users: Array, items: Array, labels, weights, keep):
+    """Appends the known negatives of Biif's validation pairs, which are training rows too."""
+    n = data.exposed_users.shape[0]
+    return (
+        jnp.concatenate([users, data.exposed_users]),
+        jnp.concatenate([items, data.exposed_items]),
+        jnp.concatenate([labels, jnp.zeros(n, jnp.float32)]),
+        jnp.concatenate([weights, jnp.ones(n, jnp.float32)]),
+        jnp.concatenate([keep, data.exposed_labels == 0]),
+    )
+
+
+def clicks_and_negatives(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
+    """Every click, and for each click ``n_negatives`` uniform items of its user as zeros (CJMF's sampler).
+
+    Items are redrawn each epoch; a drawn item that the user clicked is dropped. Clicks are over-weighted against
+    zeros, so that neither ``losses.relmf`` nor ``losses.umf`` is unbiased on this frame: their optimum moves from
+    gamma to kappa gamma / (kappa m gamma + 1 - m gamma), kappa the over-weight. ``clicks_and_uniform_pairs`` is the
+    frame without that bias.
+
+    Args:
+        batch_size: rows a step.
+        n_negatives: K.
+    """
+
+    def batches(data: TrainData, key: Key) -> PairBatch:
+        draw_key, shuffle_key = jax.random.split(key)
+        users, items = data.clicks
+        n = users.shape[0]
+        negative_users = jnp.repeat(users, n_negatives, total_repeat_length=n * n_negatives)
+        negatives = sampling.uniform_items(
+            draw_key, (n * n_negatives,), n_items=data.popularity.shape[0]
+        )
+        clicked = sampling.contains(data.click_set, negative_users, negatives)
+        rows = _with_exposed_negatives(
+            data,
+            jnp.concatenate([users, negative_users]),
+            jnp.concatenate([items, negatives]),
+            jnp.concatenate([jnp.ones(n, jnp.float32), jnp.zeros(n * n_negatives, jnp.float32)]),
+            jnp.ones(n * (1 + n_negatives), jnp.float32),
+            jnp.concatenate([jnp.ones(n, bool), ~clicked]),
+        )
+        fields, where = _rows_to_batches(shuffle_key, rows[:-1], rows[-1], batch_size)
+        return PairBatch(*fields, where)
+
+    return batches
+
+
+def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
+    """Every click, and ``n_negatives`` uniform (user, item) pairs per click as zeros, weighted to the whole matrix.
+
+    A zero has the weight (number of unclicked pairs) / (number of zeros drawn), a click has weight 1, both divided
+    by their mean over the epoch; the weighted mean over an epoch is then an unbiased estimate of the mean over all
+    pairs, whatever ``n_negatives`` is. A drawn pair that was clicked is dropped.
+
+    Args:
+        batch_size: rows a step.
+        n_negatives: zeros drawn per click.
+    """
+
+    def batches(data: TrainData, key: Key) -> PairBatch:
+        draw_key, shuffle_key = jax.random.split(key)
+        users, items = data.clicks
+        n = users.shape[0]
+        n_users, n_items = data.click_set.indptr.shape[0] - 1, data.popularity.shape[0]
+        zero_users, zero_items = sampling.uniform_pairs(
+            draw_key, (n * n_negatives,), n_users=n_users, n_items=n_items
+        )
+        keep = ~sampling.contains(data.click_set, zero_users, zero_items)
+        # Float before the product: n_users * n_items passes 2^31 for catalogues of ordinary size.
+        unclicked = float(n_users) * float(n_items) - n
+        zero_weight = unclicked / jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0)
+        mean_weight = (n + unclicked) / (n + jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0))
+        rows = (
+            jnp.concatenate([users, zero_users]),
+            jnp.concatenate([items, zero_items]),
+            jnp.concatenate([jnp.ones(n, jnp.float32), jnp.zeros(n * n_negatives, jnp.float32)]),
+            jnp.concatenate(
+                [
+                    jnp.full(n, 1.0 / mean_weight, jnp.float32),
+                    jnp.full(n * n_negatives, zero_weight / mean_weight, jnp.float32),
+                ]
+            ),
+        )
+        fields, where = _rows_to_batches(
+            shuffle_key, rows, jnp.concatenate([jnp.ones(n, bool), keep]), batch_size
+        )
+        return PairBatch(*fields, where)
+
+    return batches
+
+
+def click_triplets(*, batch_size: int) -> BatchesFn:
+    """Every click once an epoch, each with one item drawn uniformly from those its user did not click.
+
+    Args:
+        batch_size: triplets a step.
+    """
+
+    def batches(data: TrainData, key: Key) -> TripletBatch:
+        draw_key, shuffle_key = jax.random.split(key)
+        users, items = data.clicks
+        negatives, exists = sampling.uniform_unseen_items(
+            draw_key, users, data.click_set, n_items=data.popularity.shape[0]
+        )
+        fields, where = _rows_to_batches(shuffle_key, (users, items, negatives), exists, batch_size)
+        return TripletBatch(*fields, where)
+
+    return batches
+
+
+FRAMES = {
+    "observed": lambda batch_size, n_negatives: observed_pairs(batch_size=batch_size),
+    "clicks_and_negatives": lambda batch_size, n_negatives: clicks_and_negatives(
+        batch_size=batch_size, n_negatives=n_negatives
+    ),
+    "clicks_and_uniform_pairs": lambda batch_size, n_negatives: clicks_and_uniform_pairs(
+        batch_size=batch_size, n_negatives=n_negatives
+    ),
+}
+"""Pair frames by their name in a config."""
+
+
+def pair_frame(name: str, *, batch_size: int, n_negatives: int) -> BatchesFn:
+    """The pair frame of that name.
+
+    Args:
+        name: a key of ``FRAMES``.
+        batch_size: rows a step.
+        n_negatives: zeros drawn per click, where the frame draws any.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in FRAMES:
+        raise ValueError(f"unknown frame {name!r}; there are {', '.join(FRAMES)}")
+    return FRAMES[name](batch_size, n_negatives)

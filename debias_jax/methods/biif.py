@@ -1,0 +1,77 @@
+"""Biif: exposure learnt bi-level, through one step of the relevance model."""
+
+from debias_jax.methods._terms import (
+    EXPOSURE_HPARAMS,
+    ExposureTerms,
+    exposure_group,
+    predict_logits,
+    prediction_group,
+)
+from debias_jax.methods.base import Method
+from debias_jax.methods.batching import pair_frame
+from debias_jax.methods.recipes import bilevel
+from debias_jax.models.base import Model
+
+HPARAMS = {**EXPOSURE_HPARAMS, "inner_lr": 1e-3}
+"""``inner_lr``: eta of the virtual step (eq. 16); ``outer_lr``: eta' of the exposure (eq. 17)."""
+
+
+def biif(
+    model: Model,
+    exposure_model: Model,
+    *,
+    batch_size: int = 1024,
+    n_negatives: int = 5,
+    frame: str = "clicks_and_negatives",
+    inner_step: str = "virtual_sgd",
+    detach_items: bool = True,
+    reduction: str = "sum",
+) -> Method:
+    """Learns relevance on L2 with exposure m(u, i), and m through what the step does to known pairs.
+
+    Each step: (i) relevance steps on L_train = L2 of the batch (eq. 16); (ii) exposure steps down the gradient of
+    L_val(w - eta grad_w L_train(w, alpha)) (eq. 17), where L_val is the cross-entropy over all "probably exposed"
+    pairs, whose exposure is taken as 1. With one SGD step the gradient of a free m_ui is eq. 19, its four residuals
+    taken after the step; it is zero for clicked pairs (eq. 18) only if ``detach_items``.
+
+    The paper leaves four choices open; they are options here, and what they change was measured (docs/exposure.md):
+
+    - ``inner_step``: ``"virtual_sgd"`` takes the hypergradient through an SGD step of size ``inner_lr`` and lets
+      Adam move the relevance model; ``"adam"`` goes through Adam's own step, whose derivative with respect to a
+      rarely seen entry is almost zero; ``"sgd"`` keeps the SGD step, and learns slowly at this step size.
+    - ``detach_items``: whether the item vectors inside the exposure are constants. The theory of the paper
+      (eq. 18, 19) needs it.
+    - ``reduction``: with ``"sum"`` hypergradients stand above Adam's epsilon and the exposure moves by ``outer_lr``
+      a step; with ``"mean"`` they can lie below it and the exposure stays near its start, theta mixed with 1/2.
+    - ``frame``: which zeros are drawn; see ``methods.batching``.
+
+    Args:
+        model: the relevance model; it must have ``item_vectors``.
+        exposure_model: e.g. ``models.biif_exposure``.
+        batch_size: rows a step.
+        n_negatives: uniform zeros drawn per click.
+        frame: see ``methods.batching``.
+        inner_step: see above.
+        detach_items: see above.
+        reduction: see above.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
+
+    Source:
+        Biif Algorithm 1 and eq. 10, 14, 16, 17; UBO (arXiv 2206.00147).
+    """
+    terms = ExposureTerms(model, exposure_model, detach_items=detach_items)
+    return bilevel(
+        prediction_group(model),
+        exposure_group(exposure_model),
+        names=("prediction", "exposure"),
+        inner_loss=terms.umf,
+        outer_loss=terms.exposed_bce,
+        batches=pair_frame(frame, batch_size=batch_size, n_negatives=n_negatives),
+        predict=predict_logits(model),
+        hparams=HPARAMS,
+        inner_step=inner_step,
+        reduction=reduction,
+        exposure=terms.estimate,
+    )

@@ -1,0 +1,52 @@
+"""JointOpt: relevance and exposure fitted at once to the clicks."""
+
+from debias_jax.methods._terms import (
+    EXPOSURE_HPARAMS,
+    ExposureTerms,
+    exposure_group,
+    predict_logits,
+    prediction_group,
+)
+from debias_jax.methods.base import Method
+from debias_jax.methods.batching import pair_frame
+from debias_jax.methods.recipes import supervised
+from debias_jax.models.base import Model
+
+
+def joint_opt(
+    model: Model,
+    exposure_model: Model,
+    *,
+    batch_size: int = 1024,
+    n_negatives: int = 5,
+    frame: str = "clicks_and_negatives",
+    detach_items: bool = True,
+) -> Method:
+    """Minimises L2 over relevance and exposure in the same step.
+
+    Only the product m p is identified: m c and p / c have the same loss for every c. What keeps the two apart is the
+    structure of the models alone.
+
+    Args:
+        model: the relevance model; it must have ``item_vectors``.
+        exposure_model: see ``biif``.
+        batch_size: rows a step.
+        n_negatives: uniform zeros drawn per click.
+        frame: see ``methods.batching``.
+        detach_items: see ``biif``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure).
+
+    Source:
+        Biif section 3.3.
+    """
+    terms = ExposureTerms(model, exposure_model, detach_items=detach_items)
+    return supervised(
+        {"prediction": prediction_group(model), "exposure": exposure_group(exposure_model)},
+        loss=terms.umf,
+        batches=pair_frame(frame, batch_size=batch_size, n_negatives=n_negatives),
+        predict=predict_logits(model),
+        hparams=EXPOSURE_HPARAMS,
+        exposure=terms.estimate,
+    )

@@ -1,0 +1,37 @@
+"""Matrix factorisation on the log as it is: the naive risk."""
+
+from debias_jax.methods._terms import bce_term, predict_logits, prediction_group
+from debias_jax.methods.base import Method
+from debias_jax.methods.batching import pair_frame
+from debias_jax.methods.recipes import ADAM_HPARAMS, supervised
+from debias_jax.models.base import Model
+
+
+def mf(
+    model: Model, *, batch_size: int = 1024, n_negatives: int = 5, frame: str = "clicks_and_negatives"
+) -> Method:
+    """Cross-entropy over the pairs of a frame, without any correction.
+
+    L = mean over the frame of BCE(s_ui, Y_ui). On ``frame="clicks_and_negatives"`` it learns the probability of a
+    click among the frame's pairs, m_ui gamma_ui up to the frame's over-weight of clicks: exposure and relevance stay
+    confounded. On ``frame="observed"`` it is the naive estimator on rated pairs (``risks.naive``).
+
+    Args:
+        model: any pairwise model.
+        batch_size: rows a step.
+        n_negatives: uniform zeros drawn per click, redrawn each epoch.
+        frame: see ``methods.batching``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay`` (coupled L2).
+
+    Source:
+        The baseline of every paper here; the sampler is CJMF's (Zhu et al. 2020).
+    """
+    return supervised(
+        {"prediction": prediction_group(model)},
+        loss=bce_term(model),
+        batches=pair_frame(frame, batch_size=batch_size, n_negatives=n_negatives),
+        predict=predict_logits(model),
+        hparams=ADAM_HPARAMS,
+    )

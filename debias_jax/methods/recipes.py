@@ -1,0 +1,323 @@
+"""The recipes that every method is built from: supervised, alternating, bi-level, closed form.
+
+A recipe turns parameter groups and loss terms into a ``Method``. Loss terms are functions
+``(params, context, batch) -> (total, count)``: the sum of the per-example losses and the number (weight) of examples,
+so that a recipe can take the mean, the sum, or both. ``params`` is the dict of all groups.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from debias_jax import hypergrad, optimizers
+from debias_jax._reduce import safe_divide
+from debias_jax.methods.base import (
+    BatchesFn,
+    Method,
+    PredictFn,
+    TrainData,
+    TrainState,
+    resolve_hparams,
+)
+from debias_jax.types import Array, Key, Params, PyTree
+
+ADAM_HPARAMS = {"lr": 1e-3, "weight_decay": 0.0}
+"""Names and defaults that ``adam`` reads."""
+
+
+class Context(NamedTuple):
+    """What a loss term may read besides parameters and batch.
+
+    Attributes:
+        data: the training data.
+        hparams: numeric hyperparameters.
+        extra: the state's ``extra``, e.g. a fitted propensity model.
+        key: the key of this step.
+    """
+
+    data: TrainData
+    hparams: dict[str, Array]
+    extra: PyTree
+    key: Key
+
+
+LossTerm = Callable[[dict[str, Params], Context, PyTree], tuple[Array, Array]]
+
+
+class Group(NamedTuple):
+    """A named group of parameters: how it starts and what optimises it.
+
+    Attributes:
+        init: ``key -> params``.
+        optimizer: ``hparams -> optax.GradientTransformation``.
+    """
+
+    init: Callable[[Key], Params]
+    optimizer: Callable[[dict[str, Array]], optax.GradientTransformation]
+
+
+def adam(lr: str = "lr", weight_decay: str | None = "weight_decay"):
+    """Adam with coupled L2, reading the named hyperparameters."""
+    return lambda hparams: optimizers.adam(
+        hparams[lr], weight_decay=0.0 if weight_decay is None else hparams[weight_decay]
+    )
+
+
+def total_and_count(values: Array, where: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """Sum and count (or total weight) of per-example losses under a mask, as loss terms return them."""
+    weights = jnp.ones(values.shape, values.dtype) if weights is None else weights
+    values = jnp.where(where, weights * values, 0.0)
+    return jnp.sum(values), jnp.sum(where, dtype=values.dtype)
+
+
+def _mean(term: LossTerm):
+    def mean_loss(params, context, batch):
+        total, count = term(params, context, batch)
+        return safe_divide(total, count)
+
+    return mean_loss
+
+
+def _init_fn(groups: dict[str, Group], hparams: dict[str, float], fit):
+    def init(key: Key, data: TrainData, given: dict[str, Array]) -> TrainState:
+        resolved = resolve_hparams(hparams, given)
+        params = {
+            name: group.init(jax.random.fold_in(key, number))
+            for number, (name, group) in enumerate(groups.items())
+        }
+        opt_state = {name: group.optimizer(resolved).init(params[name]) for name, group in groups.items()}
+        extra = {} if fit is None else fit(jax.random.fold_in(key, len(groups)), data, resolved)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, resolved, extra)
+
+    return init
+
+
+def _apply(group: Group, grads: Params, params: Params, opt_state: PyTree, hparams) -> tuple[Params, PyTree]:
+    updates, opt_state = group.optimizer(hparams).update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def supervised(
+    groups: dict[str, Group],
+    *,
+    loss: LossTerm,
+    batches: BatchesFn,
+    predict: PredictFn,
+    hparams: dict[str, float],
+    fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
+    exposure=None,
+) -> Method:
+    """Minimises the mean of one loss over all groups at once.
+
+    Args:
+        groups: parameter groups by name; each has its own optimiser, all share one gradient.
+        loss: the loss term.
+        batches: the frame.
+        predict: scores of pairs.
+        hparams: numeric hyperparameters and their defaults.
+        fit: ``(key, data, hparams) -> extra``, fitted once before training (a propensity model).
+        exposure: see ``Method.exposure``.
+
+    Returns:
+        The method.
+    """
+    mean_loss = _mean(loss)
+
+    def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
+        context = Context(data, state.hparams, state.extra, key)
+        value, grads = jax.value_and_grad(mean_loss)(state.params, context, batch)
+        updated = {
+            name: _apply(group, grads[name], state.params[name], state.opt_state[name], state.hparams)
+            for name, group in groups.items()
+        }
+        state = state._replace(
+            step=state.step + 1,
+            params={name: params for name, (params, _) in updated.items()},
+            opt_state={name: opt_state for name, (_, opt_state) in updated.items()},
+        )
+        return state, {"loss": value}
+
+    return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure)
+
+
+def alternating(
+    groups: dict[str, Group],
+    *,
+    losses: dict[str, LossTerm],
+    batches: BatchesFn,
+    predict: PredictFn,
+    hparams: dict[str, float],
+    fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
+    exposure=None,
+) -> Method:
+    """Steps each group in turn on its own loss, the other groups held fixed at their newest values.
+
+    Args:
+        groups: parameter groups by name, in the order of their steps.
+        losses: the loss term of each group; only that group receives its gradient.
+        batches: the frame; all groups see the same batch.
+        predict: scores of pairs.
+        hparams: numeric hyperparameters and their defaults.
+        fit: see ``supervised``.
+        exposure: see ``Method.exposure``.
+
+    Returns:
+        The method.
+    """
+    means = {name: _mean(losses[name]) for name in groups}
+
+    def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
+        params, opt_state, logs = dict(state.params), dict(state.opt_state), {}
+        for name, group in groups.items():
+            context = Context(data, state.hparams, state.extra, key)
+
+            def own_loss(own, name=name, context=context):
+                return means[name]({**params, name: own}, context, batch)
+
+            value, grads = jax.value_and_grad(own_loss)(params[name])
+            params[name], opt_state[name] = _apply(group, grads, params[name], opt_state[name], state.hparams)
+            logs[f"loss/{name}"] = value
+        logs["loss"] = logs[f"loss/{next(iter(groups))}"]
+        return state._replace(step=state.step + 1, params=params, opt_state=opt_state), logs
+
+    return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure)
+
+
+def closed_form(*, fit: Callable[[TrainData, dict[str, Array]], Params], predict, hparams) -> Method:
+    """A method without gradient steps: its parameters are a function of the data.
+
+    Args:
+        fit: ``(data, hparams) -> params`` of the group ``"prediction"``.
+        predict: scores of pairs.
+        hparams: numeric hyperparameters and their defaults.
+
+    Returns:
+        The method; an epoch is one empty step.
+    """
+
+    def init(key: Key, data: TrainData, given: dict[str, Array]) -> TrainState:
+        del key
+        resolved = resolve_hparams(hparams, given)
+        return TrainState(jnp.zeros((), jnp.int32), {"prediction": fit(data, resolved)}, {}, resolved, {})
+
+    def batches(data: TrainData, key: Key):
+        del data, key
+        return jnp.zeros((1, 1), bool)
+
+    def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
+        del data, batch, key
+        return state._replace(step=state.step + 1), {"loss": jnp.zeros((), jnp.float32)}
+
+    return Method(init, batches, step, predict, hparams)
+
+
+INNER_STEPS = ("virtual_sgd", "adam", "sgd")
+"""How ``bilevel`` takes the inner step; see there."""
+
+
+def bilevel(
+    inner: Group,
+    outer: Group,
+    *,
+    names: tuple[str, str],
+    inner_loss: LossTerm,
+    outer_loss: LossTerm,
+    batches: BatchesFn,
+    predict: PredictFn,
+    hparams: dict[str, float],
+    inner_step: str = "virtual_sgd",
+    reduction: str = "sum",
+    exposure=None,
+) -> Method:
+    """Steps the inner group on its loss, and the outer group through that step.
+
+    With inner parameters w, outer parameters a, inner step w+(a) = w - u(grad_w L_in(w, a)), the outer group follows
+    the gradient of L_out(w+(a), a) with respect to a, taken through the step by ``hypergrad.hypergradient``.
+
+    Args:
+        inner: the group that is stepped.
+        outer: the group that is learnt through the step.
+        names: names of the inner and the outer group in ``TrainState.params``.
+        inner_loss: L_in.
+        outer_loss: L_out, evaluated at the stepped inner parameters.
+        batches: the frame of L_in; L_out sees the same batch and may ignore it.
+        predict: scores of pairs.
+        hparams: must hold ``inner_lr``, the step size of the virtual or real SGD step, besides what the groups read.
+        inner_step: ``"virtual_sgd"``: the hypergradient goes through an SGD step that is then thrown away, and the
+            inner group takes its own optimiser's step on the mean loss; ``"adam"``: it goes through the group's own
+            Adam step, which is kept (its derivative is near zero while the moments are young, since g / |g| does not
+            depend on the size of g); ``"sgd"``: it goes through an SGD step, which is kept.
+        reduction: ``"sum"`` or ``"mean"`` of both losses inside the hypergradient. Adam's epsilon makes this the
+            decisive setting of the outer step: with means the hypergradient can fall below it, and the outer group
+            then stands still.
+        exposure: see ``Method.exposure``.
+
+    Returns:
+        The method. Its logs hold the inner mean ``loss``, the ``outer_loss`` and the ``hypergradient_norm``.
+
+    Raises:
+        ValueError: unknown ``inner_step`` or ``reduction``.
+    """
+    if inner_step not in INNER_STEPS:
+        raise ValueError(f"unknown inner_step {inner_step!r}; there are {', '.join(INNER_STEPS)}")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"unknown reduction {reduction!r}; there are sum, mean")
+    inner_name, outer_name = names
+
+    def reduce(term: LossTerm):
+        if reduction == "mean":
+            return _mean(term)
+        return lambda params, context, batch: term(params, context, batch)[0]
+
+    def inner_objective(own, other, context, batch):
+        return reduce(inner_loss)({inner_name: own, outer_name: other}, context, batch)
+
+    def outer_objective(own, other, context, batch):
+        return reduce(outer_loss)({inner_name: own, outer_name: other}, context, batch)
+
+    def step_rule(values: dict[str, Array]) -> optax.GradientTransformation:
+        if inner_step == "adam":
+            # The square root of a zero second moment has no derivative; eps_root moves it off zero.
+            return optimizers.adam(values["lr"], weight_decay=values["weight_decay"], eps_root=1e-12)
+        return optimizers.sgd(values["inner_lr"])
+
+    virtual = inner_step == "virtual_sgd"
+    inner_group = inner if virtual else Group(inner.init, step_rule)
+
+    def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
+        context = Context(data, state.hparams, state.extra, key)
+        own, other = state.params[inner_name], state.params[outer_name]
+        own_state, other_state = state.opt_state[inner_name], state.opt_state[outer_name]
+        rule = step_rule(state.hparams)
+        hyper = hypergrad.hypergradient(inner_objective, outer_objective, rule)(
+            own,
+            rule.init(own) if virtual else own_state,
+            other,
+            inner_args=(context, batch),
+            outer_args=(context, batch),
+        )
+        total, count = inner_loss({inner_name: own, outer_name: other}, context, batch)
+        if virtual:
+            scale = safe_divide(1.0, count) if reduction == "sum" else 1.0
+            mean_grads = jax.tree.map(lambda grad: scale * grad, hyper.inner_grads)
+            new_own, new_own_state = _apply(inner_group, mean_grads, own, own_state, state.hparams)
+        else:
+            new_own, new_own_state = hyper.inner_params, hyper.opt_state
+        new_other, new_other_state = _apply(outer, hyper.grads, other, other_state, state.hparams)
+        state = state._replace(
+            step=state.step + 1,
+            params={inner_name: new_own, outer_name: new_other},
+            opt_state={inner_name: new_own_state, outer_name: new_other_state},
+        )
+        logs = {
+            "loss": safe_divide(total, count),
+            "outer_loss": hyper.outer_value,
+            "hypergradient_norm": optax.tree.norm(hyper.grads),
+        }
+        return state, logs
+
+    groups = {inner_name: inner_group, outer_name: outer}
+    return Method(_init_fn(groups, hparams, None), batches, step, predict, hparams, exposure)

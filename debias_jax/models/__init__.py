@@ -1,0 +1,15 @@
+"""Models as pairs of pure functions: parameters are plain nested dicts, flax stays inside this package."""
+
+from debias_jax.models.base import Model, from_nnx
+from debias_jax.models.exposure import biif_exposure
+from debias_jax.models.mf import item_vectors, mf
+from debias_jax.models.propensity import additive_logistic
+
+__all__ = [
+    "Model",
+    "additive_logistic",
+    "biif_exposure",
+    "from_nnx",
+    "item_vectors",
+    "mf",
+]

@@ -1,0 +1,155 @@
+"""What a model is: two pure functions over a nested dict of arrays, declared with NNX modules.
+
+Flax is used to declare parameters and layers only. No module, generator or graph leaves a call: ``init``
+gives plain dicts that optax, checkpoints and safetensors take as they are, and ``apply`` is a function of
+those dicts.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+
+from debias_jax._checks import check_integer
+from debias_jax.errors import ConfigError
+from debias_jax.types import Array, Key, Params
+
+
+class InitFn(Protocol):
+    """``(key) -> params``."""
+
+    def __call__(self, key: Key) -> Params:
+        """Draws the parameters."""
+
+
+class ApplyFn(Protocol):
+    """``(params, *inputs, key=None) -> scores``; without a key there is no dropout."""
+
+    def __call__(self, params: Params, *inputs: Array, key: Key | None = None) -> Array:
+        """Evaluates the model."""
+
+
+class Model(NamedTuple):
+    """A model: ``init`` and ``apply``, both safe under jit, vmap and grad.
+
+    Attributes:
+        init: see ``InitFn``; float32 parameters as nested dicts with string keys.
+        apply: see ``ApplyFn``.
+    """
+
+    init: InitFn
+    apply: ApplyFn
+
+
+def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+    """Turns an NNX module into a ``Model``.
+
+    The module may hold ``nnx.Param`` variables only. A module with dropout takes ``rngs`` in its ``__call__``
+    and hands it on, ``self.dropout(x, deterministic=rngs is None, rngs=rngs)``, after making the layer
+    without ``rngs``; one whose ``__call__`` has no ``rngs`` argument is deterministic and ``apply`` ignores
+    the key.
+
+    Args:
+        make: ``rngs -> module``; called to learn the structure without drawing numbers, and once in each
+            ``init``.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: the module keeps state that is not a parameter (batch statistics, a dropout layer's
+            generator).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> model = from_nnx(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
+        >>> params = model.init(jax.random.key(0))
+        >>> print(jax.tree.map(jnp.shape, params))
+        {'bias': (2,), 'kernel': (3, 2)}
+        >>> model.apply(params, jnp.ones((4, 3))).shape
+        (4, 2)
+    """
+    template = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    graphdef, declared, other = nnx.split(template, nnx.Param, ...)
+    if extra := sorted("/".join(map(str, path)) for path, _ in nnx.to_flat_state(other)):
+        raise TypeError(
+            f"{type(template).__name__} keeps state that is not a parameter: {', '.join(extra)}; "
+            "make dropout layers without rngs and pass rngs to their call, and use no batch statistics"
+        )
+    # Layers in a list have integer keys in flax; files and optimiser labels want strings.
+    paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(declared)}
+    takes_rngs = "rngs" in inspect.signature(template.__call__).parameters
+
+    def init(key: Key) -> Params:
+        drawn = dict(nnx.to_flat_state(nnx.state(make(nnx.Rngs(key)), nnx.Param)))
+        return traverse_util.unflatten_dict(
+            # With its dtype spelt out an array is strongly typed; a weak type would retrace the second step.
+            {name: jnp.asarray(drawn[path][...], jnp.float32) for name, path in paths.items()},
+            sep="/",
+        )
+
+    def apply(params: Params, *inputs: Array, key: Key | None = None) -> Array:
+        given = traverse_util.flatten_dict(params, sep="/")
+        if given.keys() != paths.keys():
+            raise ValueError(
+                f"params do not fit {type(template).__name__}: "
+                f"missing {sorted(paths.keys() - given.keys())}, "
+                f"unknown {sorted(given.keys() - paths.keys())}"
+            )
+        state = traverse_util.unflatten_dict({path: given[name] for name, path in paths.items()})
+        module = nnx.merge(graphdef, state)
+        if not takes_rngs:
+            return module(*inputs)
+        return module(*inputs, rngs=None if key is None else nnx.Rngs(key))
+
+    return Model(init, apply)
+
+
+def lookup(table: Array, ids: Array) -> Array:
+    """Rows of a table; an id outside ``[0, len(table))`` gives NaN and its gradient goes nowhere.
+
+    Plain indexing would clamp the id to the last row, or wrap a negative one, without a word.
+
+    Args:
+        table: ``[n, ...]``.
+        ids: int ``[...]``. Pad with a valid id and a mask, not with an id out of range.
+
+    Returns:
+        ``ids.shape + table.shape[1:]``.
+
+    Raises:
+        TypeError: ``ids`` is not of an integer dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(lookup(jnp.asarray([10.0, 20.0]), jnp.asarray([1, 2, -1])))
+        [20. nan nan]
+    """
+    check_integer(ids=ids)
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def check_pairs(users: Array, items: Array) -> None:
+    """Raises unless users broadcast against items axis by axis: equal ranks, sizes equal or 1."""
+    left, right = jnp.shape(users), jnp.shape(items)
+    if len(left) != len(right) or any(m != n and 1 not in (m, n) for m, n in zip(left, right, strict=True)):
+        raise ValueError(
+            f"users {left} do not broadcast against items {right}: give both the same number of axes, "
+            "e.g. users[:, None] of shape (E, 1) with items of shape (E, C)"
+        )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises unless every size is an integer of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def param(key: Key, shape: tuple[int, ...], init_scale: float) -> nnx.Param:
+    """A float32 parameter drawn from N(0, ``init_scale``^2); ``init_scale=0`` gives zeros."""
+    return nnx.Param(init_scale * jax.random.normal(key, shape, jnp.float32))

@@ -1,0 +1,21 @@
+"""Trains one or several methods and prints their table.
+
+python launch/train.py --config=configs/coat.py:biif --workdir=runs/biif
+python launch/train.py --config=configs/synthetic.py:mf,relmf,biif --config.seeds='(0,1,2)' --workdir=runs/three
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from debias_jax import _cli, experiment
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<dataset>.py:<method>[,<method>...]")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what stands there.")
+
+
+def _main():
+    print(experiment.run(_CONFIG.value, _WORKDIR.value).text)
+
+
+if __name__ == "__main__":
+    _cli.main(_main, required=("config", "workdir"))
