@@ -1,11 +1,10 @@
 """What the launch scripts share: errors as one line, and where progress goes."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from debias_jax.errors import DebiasError
 
@@ -24,9 +23,8 @@ def main(function: Callable[[], None], *, required: tuple[str, ...] = ()) -> Non
         if len(argv) > 1:
             print(f"error: unexpected argument {argv[1]!r}; every setting is a --flag=value", file=sys.stderr)
             sys.exit(2)
-        # Warnings of this library (a damaged checkpoint, clipped weights) must show; those of others stay out.
-        logging.getLogger("debias_jax").setLevel(logging.INFO)
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        # absl logs at INFO, and every library with it; a run shows warnings only.
+        logging.set_verbosity(logging.WARNING)
         try:
             function()
             sys.stdout.flush()

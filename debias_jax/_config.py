@@ -31,6 +31,8 @@ def base_config() -> ConfigDict:
         A locked ``ConfigDict``; ``configs/*.py`` fill it in.
     """
     config = ConfigDict()
+    # The variants of the run in their order (a ConfigDict sorts its keys), and what each is.
+    config.methods = ()
     config.variants = ConfigDict()
     config.baseline = "mf"
     config.seeds = (0, 1, 2, 3, 4)
@@ -88,22 +90,31 @@ def variant(method: str, *, options: dict[str, Any] | None = None, **hparams: fl
     )
 
 
-def select_variants(argument: str | None, table: Mapping[str, ConfigDict], default: Iterable[str]) -> ConfigDict:
-    """The variants named after the colon of ``--config=configs/x.py:a,b``.
+def select_variants(
+    config: ConfigDict, argument: str, table: Mapping[str, ConfigDict], *, groups: Mapping[str, Iterable[str]]
+) -> None:
+    """Puts the variants named after the colon of ``--config=configs/x.py:a,b`` into a config.
 
     Args:
-        argument: the text after the colon: names separated by commas, ``"all"``, or empty for the default.
+        config: receives ``methods`` and ``variants``.
+        argument: the text after the colon: names separated by commas, a name of ``groups``, or ``"all"``.
         table: every variant of this dataset.
-        default: names taken for an empty argument.
-
-    Returns:
-        The chosen entries, in that order.
+        groups: names of lists of variants.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: nothing is named, or a name is unknown.
     """
-    names = list(default) if not argument else list(table) if argument == "all" else argument.split(",")
-    return ConfigDict({name: choose("method or variant", name.strip(), table) for name in names})
+    if not argument:
+        raise ConfigError(
+            f"name a method after the colon, --config=configs/<dataset>.py:METHOD; {nearest('', [*table, *groups])}"
+        )
+    known = {**dict.fromkeys(table), **dict.fromkeys(groups), "all": None}
+    names: list[str] = []
+    for name in argument.split(","):
+        choose("method or variant", name, known)
+        names.extend(table if name == "all" else groups.get(name, [name]))
+    config.methods = tuple(dict.fromkeys(names))
+    config.variants = ConfigDict({name: table[name] for name in config.methods})
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

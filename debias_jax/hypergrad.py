@@ -11,12 +11,14 @@ by one step:
 
 For an SGD step of size :math:`\eta` the Jacobian is the mixed second derivative
 :math:`-\eta\, \partial^2 L_{in} / \partial\alpha\,\partial\omega`; no Hessian inverse enters. The computation
-is exact, reverse mode over reverse mode, for any optax transformation. Three facts decide whether it is of use:
+is exact, reverse mode over reverse mode, for any optax transformation. Three facts decide whether it is
+of use:
 
 - :math:`\omega` reaches the outer loss only through the inner *gradient*. A first-order truncation, which
   holds that gradient constant, is therefore not an approximation: its second term is exactly 0.
-- Adam's derivative at a zero gradient is infinite, so every row outside the batch turns the hypergradient
-  into NaN unless ``eps_root > 0`` (``optimizers.adam(..., eps_root=1e-8)``).
+- The derivative of Adam's root at 0 is infinite. A pair in the batch whose vectors get a gradient of exactly
+  0 (a padded row, an exposure of 0) turns the hypergradient into NaN, while the step itself looks sound,
+  unless ``eps_root > 0`` (``optimizers.adam(..., eps_root=1e-8)``).
 - On Adam's first step the update is :math:`-\eta\, g / \sqrt{g^2 + \epsilon_{root}}`, the sign of :math:`g`;
   its derivative, :math:`-\eta\, \epsilon_{root} / (g^2 + \epsilon_{root})^{3/2}`, is about 0 wherever
   :math:`g^2 \gg \epsilon_{root}`. Outer parameters then do not move until the moments have filled.

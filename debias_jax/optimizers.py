@@ -92,8 +92,8 @@ def sgd(learning_rate: float | Array, *, weight_decay: float | Array = 0.0) -> o
 
 
 def _keep_dtypes(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    # A hyperparameter that is a float32 array is not weakly typed: times a bfloat16 leaf it gives float32, the
-    # moments change dtype after the first step, and a scan over steps refuses to trace.
+    # A hyperparameter that is a float32 array is not weakly typed: times a bfloat16 leaf it gives float32,
+    # the moments change dtype after the first step, and a scan over steps refuses to trace.
     def update(updates, state, params=None):
         new_updates, new_state = tx.update(updates, state, params)
         return optax.tree.cast_like(new_updates, updates), optax.tree.cast_like(new_state, state)

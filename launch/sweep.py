@@ -13,9 +13,15 @@ from ml_collections import config_flags
 from debias_jax import _cli, experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<dataset>.py:<method>[,<method>...]")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command resumes what stands there.")
-_SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds, 0 .. seeds - 1; default: the config's seeds.", lower_bound=1)
-_GRID = flags.DEFINE_multi_string("grid", [], "name=value,value,...: values of a numeric hyperparameter; repeatable.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the sweep; the same command resumes what stands there."
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "Number of seeds, 0 .. seeds - 1; default: the config's seeds.", lower_bound=1
+)
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "name=value,value,...: values of a numeric hyperparameter; repeatable."
+)
 
 
 def _main():

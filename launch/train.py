@@ -10,7 +10,9 @@ from ml_collections import config_flags
 from debias_jax import _cli, experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<dataset>.py:<method>[,<method>...]")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same command resumes what stands there.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; the same command resumes what stands there."
+)
 
 
 def _main():

@@ -1,7 +1,8 @@
-"""Data in numpy: published datasets, the user's own files, a simulator with known truth, and splits. Imports no jax.
+"""Data in numpy: published datasets, the user's own files, a simulator with known truth, and splits.
 
 Every reader returns a ``Dataset``: integer-coded ``Interactions`` for training, validation and test, with the
-vocabularies that lead back to raw ids. ``summarise(dataset)`` prints what is in it.
+vocabularies that lead back to raw ids. ``summarise(dataset)`` says what is in it. Nothing here
+imports jax.
 """
 
 from debias_jax.data import coat as coat
@@ -17,6 +18,7 @@ from debias_jax.data.report import summarise as summarise
 from debias_jax.data.types import Dataset as Dataset
 from debias_jax.data.types import Interactions as Interactions
 from debias_jax.data.types import Truth as Truth
+from debias_jax.data.types import concatenate as concatenate
 from debias_jax.data.vocab import Vocabulary as Vocabulary
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Truth",
     "Vocabulary",
     "coat",
+    "concatenate",
     "frame",
     "kuairec",
     "movielens",

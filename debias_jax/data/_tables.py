@@ -40,7 +40,7 @@ class Source:
 
 @contextmanager
 def open_text(path: pathlib.Path, *, errors: str = "strict") -> Iterator[TextIO]:
-    """Opens a text file, gzipped or not (told by its first bytes), and turns what goes wrong into a DataError."""
+    """Opens a text file, gzipped (told by its first bytes) or not; what goes wrong becomes a DataError."""
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == _GZIP_MAGIC
@@ -54,7 +54,7 @@ def open_text(path: pathlib.Path, *, errors: str = "strict") -> Iterator[TextIO]
 
 
 def find_file(folder: str | pathlib.Path, names: Sequence[str], source: Source) -> pathlib.Path:
-    """The first of ``names`` (or ``name.gz``) that stands in ``folder``; a ``folder`` that is a file is the answer.
+    """The first of ``names`` (or ``name.gz``) in ``folder``; where ``folder`` is a file, that file.
 
     Raises:
         DataError: none does; the message lists what was looked for and where the dataset is to be had.
@@ -67,7 +67,11 @@ def find_file(folder: str | pathlib.Path, names: Sequence[str], source: Source) 
             if candidate.is_file():
                 return candidate
     wanted = " or ".join(names)
-    missing = f"{folder} holds no {wanted}" if folder.is_dir() else f"{folder} is not a folder; it should hold {wanted}"
+    missing = (
+        f"{folder} holds no {wanted}"
+        if folder.is_dir()
+        else f"{folder} is not a folder; it should hold {wanted}"
+    )
     raise DataError(f"{missing} (or the same with .gz). {source}")
 
 
@@ -80,7 +84,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def read_matrix(path: pathlib.Path, *, shape: tuple[int, int], low: int, high: int) -> np.ndarray:
-    """A matrix of integers between ``low`` and ``high``, one row a line, separated by blanks; int64 ``shape``.
+    """A matrix of integers in ``low..high``, one row a line, separated by blanks; int64 ``shape``.
 
     Raises:
         DataError: the shape differs, or a cell is no integer in the range.

@@ -28,9 +28,9 @@ _FEATURES = {"user_features.ascii": (N_USERS, 14), "item_features.ascii": (N_ITE
 def load(path: str | pathlib.Path, *, threshold: float = 4, strict_counts: bool = True) -> Dataset:
     """Reads the authors' matrices: the self-selected ratings are ``train``, the random ones ``test``.
 
-    ``label = rating >= threshold``. Ids are the 0-based row and column numbers. One-hot user ``[290, 14]`` and item
-    ``[300, 33]`` features are read where their files stand beside the ratings. No validation part: see
-    ``debias_jax.data.splits``.
+    ``label = rating >= threshold``. Ids are the 0-based row and column numbers. One-hot user ``[290, 14]``
+    and item ``[300, 33]`` features are read where their files stand beside the ratings. No validation part:
+    see ``debias_jax.data.splits``.
 
     Args:
         path: the folder with ``train.ascii`` and ``test.ascii``.

@@ -1,7 +1,7 @@
 """KuaiRec: watch ratios of short videos, with a part that is (nearly) fully observed.
 
-Gao et al., "KuaiRec: A Fully-observed Dataset and Insights for Evaluating Recommender Systems" (CIKM 2022), in the
-sampled form that the papers on doubly robust recommendation use.
+Gao et al., "KuaiRec: A Fully-observed Dataset and Insights for Evaluating Recommender Systems" (CIKM 2022),
+in the sampled form that the papers on doubly robust recommendation use.
 """
 
 import pathlib

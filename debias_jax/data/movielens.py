@@ -26,7 +26,8 @@ _TYPED_HEADER = ("user_id:token", "item_id:token", "rating:float", "timestamp:fl
 def load_100k(path: str | pathlib.Path, *, threshold: float = 4, strict_counts: bool = True) -> Dataset:
     """Reads MovieLens 100K from any of its three common forms; everything is ``train``.
 
-    ``label = rating >= threshold``. Raw 1-based ids are kept as strings in the vocabularies, in numeric order.
+    ``label = rating >= threshold``. Raw 1-based ids are kept as strings in the vocabularies, in numeric
+    order.
 
     Args:
         path: a folder with one of these, looked for in this order, or the file itself (each may be gzipped):
@@ -64,7 +65,7 @@ def load_100k(path: str | pathlib.Path, *, threshold: float = 4, strict_counts: 
     if strict_counts and (len(user_ids), len(item_ids)) != (N_USERS, N_ITEMS):
         raise DataError(
             f"{file} holds {len(user_ids):,} users and {len(item_ids):,} items, "
-            f"the published data {N_USERS:,} and {N_ITEMS:,}; pass strict_counts=False to read it all the same"
+            f"the published data {N_USERS:,} and {N_ITEMS:,}; strict_counts=False reads it all the same"
         )
     train = Interactions(
         users,

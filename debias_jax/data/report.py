@@ -38,7 +38,8 @@ class Report:
         items: size of the item vocabulary.
         parts: one summary for each part that exists, in the order train, validation, test, probably exposed.
         overlaps: pairs that stand in two parts, e.g. ``{"train and test": 366}``; only those that are not 0.
-        cold: users and items of a held-out part without a training row, e.g. ``{"test users": 3}``; only those not 0.
+        cold: users and items of a held-out part without a training row, e.g. ``{"test users": 3}``; only
+            those not 0.
         duplicates_dropped: rows that a duplicates policy left out.
         bad_rows_skipped: rows that ``on_bad_rows="skip"`` left out.
         bad_row_examples: place and reason of the first of them.
@@ -126,7 +127,9 @@ def summarise(
     (0.3333333333333333, {'train and test': 1})
     """
     held_out = {
-        name: rows for name, rows in (("validation", dataset.validation), ("test", dataset.test)) if rows is not None
+        name: rows
+        for name, rows in (("validation", dataset.validation), ("test", dataset.test))
+        if rows is not None
     }
     parts = {"train": dataset.train, **held_out}
     names = list(parts)

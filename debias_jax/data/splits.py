@@ -1,4 +1,4 @@
-"""Splits of a log. Each takes its own seed, never the training seed, so that all seeds of a study see one split."""
+"""Splits of a log, each with its own seed: never the training seed, so that all runs share one split."""
 
 import numpy as np
 
@@ -30,26 +30,28 @@ def probably_exposed(
 ) -> Interactions:
     """Biif's validation pairs: the most popular positive and negative item of each of the most active users.
 
-    A popular item that an active user did rate was probably exposed whatever the label, so its exposure is taken as 1.
-    Ties go to the lower id (user or item code). The paper leaves open what "active" and "popular" count; both readings
-    are options. The negatives are explicit low ratings, which a log of clicks alone does not have: ``labels="positives"``
-    is the ablation without them.
+    A popular item that an active user did rate was probably exposed whatever the label, so its exposure is
+    taken as 1. Ties go to the lower id (user or item code). The paper leaves open what "active" and "popular"
+    count; both readings are options. The negatives are explicit low ratings, which a log of clicks alone does
+    not have: ``labels="positives"`` is the ablation without them.
 
     Args:
         train: rated pairs; label > 0 is positive.
-        active_fraction: share of all ``n_users`` that counts as active, in (0, 1]; rounded to the nearest count.
+        active_fraction: share of all ``n_users`` that counts as active, in (0, 1]; rounded to the nearest
+            count.
         activity: "ratings" counts a user's rows, "positives" the positive ones.
         popularity: "clicks" counts an item's positive rows (the order of theta, eq. 13), "ratings" all rows.
         labels: "both", or "positives" for the positive items only.
 
     Returns:
-        Rows of ``train``, by user, the positive before the negative: at most ``2 * active_fraction * n_users``.
+        Rows of ``train``, by user, the positive before the negative: at most ``2 * active_fraction *
+        n_users``.
 
     Raises:
         ConfigError: an option has no such value.
 
-    Source: Biif, section 3.1 ("most popular negative item and most popular positive item for the most active 20 %
-    users").
+    Source: Biif, section 3.1 ("most popular negative item and most popular positive item for the most active
+    20 % users").
 
     >>> log = Interactions(np.array([0, 0, 0, 1]), np.array([0, 1, 2, 1]), np.array([1.0, 1, 0, 1]), 2, 3)
     >>> pairs = probably_exposed(log, active_fraction=0.5)
@@ -71,7 +73,9 @@ def probably_exposed(
     is_active[np.argsort(-counts, kind="stable")[:n_active]] = True
 
     rows = np.flatnonzero(is_active[train.users] & (positive | (labels == "both")))
-    order = rows[np.lexsort((train.items[rows], -popular[train.items[rows]], ~positive[rows], train.users[rows]))]
+    order = rows[
+        np.lexsort((train.items[rows], -popular[train.items[rows]], ~positive[rows], train.users[rows]))
+    ]
     group = train.users[order].astype(np.int64) * 2 + ~positive[order]
     best = np.flatnonzero(np.diff(group, prepend=-1))
     return train.take(order[best])
@@ -97,7 +101,7 @@ def holdout(
     >>> log = Interactions(np.zeros(10, int), np.arange(10), np.ones(10), 1, 10)
     >>> rest, held = holdout(log, fraction=0.2, seed=0, keep=log.take(np.arange(5)))
     >>> len(rest), len(held), held.items.min() >= 5
-    (8, 2, np.True_)
+    (9, 1, np.True_)
     """
     check_number("fraction", fraction, "(0, 1]")
     rng = _generator(seed)
@@ -122,8 +126,8 @@ def biif(
 ) -> Dataset:
     """Biif's preparation of a log: probably exposed pairs first, then a hyper-validation part of the rest.
 
-    The probably exposed pairs stay in ``train``, as the paper has it; ``hyper_fraction`` of the other rows becomes
-    ``validation`` (biased like the log: score it with SNIPS).
+    The probably exposed pairs stay in ``train``, as the paper has it; ``hyper_fraction`` of the other rows
+    becomes ``validation`` (biased like the log: score it with SNIPS).
 
     Args:
         dataset: with all of its log in ``train`` and no validation part.
@@ -156,7 +160,9 @@ def biif(
         labels=labels,
     )
     train, validation = holdout(dataset.train, fraction=hyper_fraction, seed=seed, keep=exposed)
-    note = f"validation: {hyper_fraction:.0%} of the log outside the probably exposed pairs, split seed {seed}"
+    note = (
+        f"validation: {hyper_fraction:.0%} of the log outside the probably exposed pairs, split seed {seed}"
+    )
     return dataset.replace(
         train=train, validation=validation, probably_exposed=exposed, notes=(*dataset.notes, note)
     )
@@ -177,8 +183,8 @@ def random_split(
         validation: share of the rows for validation, in [0, 1]; 0 leaves that part as it is.
         test: share of the rows for test, in [0, 1]; 0 leaves that part as it is.
         seed: of this split.
-        per_user: False draws from all rows together; True gives each user these shares, rounded to the nearest
-            count, and always leaves a user a training row.
+        per_user: False draws from all rows together; True gives each user these shares, rounded to the
+            nearest count, and always leaves a user a training row.
 
     Returns:
         The dataset with the new parts, rows in the log's order. They are biased as the log is.
@@ -228,8 +234,8 @@ def random_split(
 def subsample(train: Interactions, *, fraction: float, seed: int) -> Interactions:
     """A random part of the rows, for studies of sparsity.
 
-    With one seed the parts are nested: the rows at 0.2 are among those at 0.4, so that a curve over the fraction is
-    not jagged by the draw.
+    With one seed the parts are nested: the rows at 0.2 are among those at 0.4, so that a curve over the
+    fraction is not jagged by the draw.
 
     Args:
         train: the log.

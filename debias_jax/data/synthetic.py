@@ -2,9 +2,9 @@
 
     O_ui ~ Bern(m_ui),   R_ui ~ Bern(gamma_ui),   Y_ui = O_ui R_ui
 
-A click log is the rows with ``Y = 1``; the conversion (CVR) form is (o, propensity m, label R where o = 1). The bias is
-of the kind that real logs have: exposure follows item popularity, and depends on relevance besides, so that what is
-observed is missing not at random.
+A click log is the rows with ``Y = 1``; the conversion (CVR) form is (o, propensity m, label R where o = 1).
+The bias is of the kind that real logs have: exposure follows item popularity, and depends on relevance
+besides, so that what is observed is missing not at random.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import ConfigError, DataError
 
 # Standard deviations, in logits, of what the knobs leave alone.
-_TASTE = 2.0
-_QUALITY = 0.5
-_ATTENTION = 1.0
+_TASTE = 3.0
+_QUALITY = 0.2
+_ATTENTION = 0.5
 
 # The simulator holds several dense user x item matrices of float64.
 _MAX_PAIRS = 100_000_000
@@ -31,7 +31,7 @@ class CVRMatrices(NamedTuple):
     Attributes:
         observed: bool ``[n_users, n_items]``, o_ui: the pair was exposed and its label is in the log.
         propensity: float32 ``[n_users, n_items]``, the true m_ui = P(o_ui = 1).
-        label: float32 ``[n_users, n_items]``, the relevance draw R_ui, known here for every pair.
+        label: float32 ``[n_users, n_items]``, a draw from Bern(gamma_ui), known here for every pair.
     """
 
     observed: np.ndarray
@@ -44,7 +44,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _calibrate(logits: np.ndarray, mean: float, floor: float = 0.0) -> np.ndarray:
-    """``max(floor, sigmoid(logits + c))`` with the shift c, found by bisection, that gives it the wanted mean."""
+    """``max(floor, sigmoid(logits + c))``, c found by bisection such that the mean is the wanted one."""
     low, high = -40.0 - logits.max(), 40.0 - logits.min()
     while True:
         shift = 0.5 * (low + high)
@@ -64,10 +64,10 @@ def generate(
     seed: int = 0,
     n_users: int = 300,
     n_items: int = 200,
-    dim: int = 8,
-    mean_exposure: float = 0.1,
+    dim: int = 4,
+    mean_exposure: float = 0.2,
     mean_relevance: float = 0.3,
-    popularity_skew: float = 1.0,
+    popularity_skew: float = 1.5,
     user_exposure: float = 0.5,
     exposure_relevance_correlation: float = 0.3,
     propensity_floor: float = 0.01,
@@ -75,18 +75,21 @@ def generate(
 ) -> Dataset:
     """Draws a dataset with known exposure and relevance.
 
-    With standardised parts ``t`` (low-rank taste), ``z`` (low-rank, independent of it) and ``q`` (item quality),
+    With standardised parts ``t`` (low-rank taste), ``z`` (low-rank, independent of it) and ``q`` (item
+    quality),
 
-        relevance:  gamma_ui = sigmoid(s_ui + c_1),   s_ui = 2 t_ui + 0.5 q_i
-        exposure:   m_ui = max(floor, sigmoid(-skew log(rank_i) + sd a_u + rho s~_ui + sqrt(1 - rho^2) z_ui + c_2))
+        relevance:  gamma_ui = sigmoid(s_ui + c_1),   s_ui = 3 t_ui + 0.2 q_i
+        exposure:   m_ui = max(floor, sigmoid(e_ui + c_2)),
+                    e_ui = -skew log(rank_i) + sd a_u + 0.5 (rho s~_ui + sqrt(1 - rho^2) z_ui)
 
-    where ``rank`` is a random order of the items (so popularity says nothing about quality), ``a_u`` the user's activity,
-    ``s~`` the standardised ``s``, and the shifts c_1, c_2 are solved for so that the means are what was asked. Item
-    exposure falls off like Zipf's law with exponent ``popularity_skew`` where it is small.
+    where ``rank`` is a random order of the items (so popularity says nothing about quality), ``a_u`` the
+    user's activity, ``s~`` the standardised ``s``, and the shifts c_1, c_2 are solved for so that the means
+    are what was asked. Item exposure falls off like Zipf's law with exponent ``popularity_skew`` where it is
+    small.
 
     Args:
-        seed: of everything drawn; each random part has its own stream, so that changing one knob leaves the others' draws
-            as they are.
+        seed: of everything drawn; each random part has its own stream, so that changing one knob leaves the
+            others' draws as they are.
         n_users: at least 2.
         n_items: at least 2.
         dim: rank of taste and of the user-item part of exposure.
@@ -94,27 +97,28 @@ def generate(
         mean_relevance: mean of gamma over all pairs, in (0, 1).
         popularity_skew: 0 exposes all items alike, 1 is Zipf; in [0, 5].
         user_exposure: standard deviation of user activity, in logits, in [0, 5].
-        exposure_relevance_correlation: rho, the correlation of the user-item part of the exposure logit with the relevance
-            logit, in [-1, 1]. The correlation of the whole logits is lower in size; ``notes`` has it.
+        exposure_relevance_correlation: rho, the correlation of the user-item part of the exposure logit with
+            the relevance logit, in [-1, 1]. The correlation of the whole logits is lower in size; ``notes``
+            has it.
         propensity_floor: the least exposure, in (0, 1).
         name: of the dataset.
 
     Returns:
-        ``train`` holds the exposed pairs with labels R and propensities m, by user and item; clicks are its rows with
-        label 1. ``test`` holds all pairs that were not exposed, with labels R: as O is independent of R given the
-        pair, P(label = 1) is exactly gamma there, and no training label is in it. (Testing on all pairs that were not
-        *clicked* would do neither: an exposed pair without a click has R = 0 for certain, so popular items would look
-        worse than they are.) ``truth`` holds m and gamma; ``notes`` the realised values. No validation part: see
-        ``debias_jax.data.splits``.
+        ``train`` holds the exposed pairs with labels R and propensities m, by user and item; clicks are its
+        rows with label 1. ``test`` holds every pair that was not clicked, with labels drawn afresh from
+        Bern(gamma), as a trial that shows everything would give them. (R itself would not do: an exposed pair
+        without a click has R = 0 for certain, so popular items would look worse than they are, and a training
+        label would be tested on.) ``truth`` holds m and gamma; ``notes`` the realised values. No validation
+        part: see ``debias_jax.data.splits``.
 
     Raises:
         ConfigError: a knob is out of range.
 
     >>> data = generate(seed=1, n_users=50, n_items=40)
-    >>> len(data.train) + len(data.test) == 50 * 40
+    >>> len(data.train.positives) + len(data.test) == 50 * 40
     True
     >>> round(float(data.truth.exposure.mean()), 3), round(float(data.truth.relevance.mean()), 3)
-    (0.1, 0.3)
+    (0.2, 0.3)
     """
     check_integer("seed", seed, 0)
     check_integer("n_users", n_users, 2)
@@ -132,8 +136,10 @@ def generate(
     def low_rank(rng):
         return _standardise(rng.standard_normal((n_users, dim)) @ rng.standard_normal((dim, n_items)))
 
-    streams = (np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(seed).spawn(7))
-    taste_rng, quality_rng, rank_rng, activity_rng, attention_rng, exposure_rng, relevance_rng = streams
+    streams = (np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(seed).spawn(8))
+    taste_rng, quality_rng, rank_rng, activity_rng, attention_rng, exposure_rng, relevance_rng, test_rng = (
+        streams
+    )
 
     relevance_logit = _TASTE * low_rank(taste_rng) + _QUALITY * quality_rng.standard_normal(n_items)
     relevance = _calibrate(relevance_logit, mean_relevance).astype(np.float32)
@@ -152,8 +158,9 @@ def generate(
     train = Interactions(
         users, items, label[users, items], n_users, n_items, propensities=exposure[users, items]
     )
-    users, items = np.nonzero(~observed)
-    test = Interactions(users, items, label[users, items], n_users, n_items)
+    users, items = np.nonzero(~(observed & label))
+    fresh = test_rng.random((n_users, n_items)) < relevance
+    test = Interactions(users, items, fresh[users, items], n_users, n_items)
     return Dataset(
         name=name,
         train=train,
@@ -181,7 +188,8 @@ def _realised(train: Interactions, exposure: np.ndarray, relevance: np.ndarray) 
     counts = np.bincount(clicks.items, minlength=train.n_items)
     n_pairs = train.n_users * train.n_items
     return (
-        f"mean exposure {exposure.mean():.4f} (least {exposure.min():.4f}), mean relevance {relevance.mean():.4f}",
+        f"mean exposure {exposure.mean():.4f} (least {exposure.min():.4f}), "
+        f"mean relevance {relevance.mean():.4f}",
         f"{len(clicks):,} clicks in {n_pairs:,} pairs ({len(clicks) / n_pairs:.2%})",
         f"correlation of an item's clicks with its mean exposure {_correlation(counts, exposure.mean(0))}, "
         f"with its mean relevance {_correlation(counts, relevance.mean(0))}",
@@ -193,35 +201,37 @@ def cvr_matrices(dataset: Dataset) -> CVRMatrices:
     """The conversion form over all pairs, for studies of estimators.
 
     Args:
-        dataset: from ``generate``, split or not: its parts hold every pair exactly once.
+        dataset: from ``generate``, its log split further or not.
 
     Returns:
-        ``observed, propensity, label``, each ``[n_users, n_items]``. With these the ideal risk is ``label``'s mean loss
-        over all pairs, and an estimator sees only ``label`` where ``observed``.
+        ``observed, propensity, label``, each ``[n_users, n_items]``. The label of an observed pair is the
+        log's, that of another one the test part's. The ideal risk is the mean loss over all of ``label``; an
+        estimator sees it only where ``observed``.
 
     Raises:
-        DataError: the dataset has no truth, or its parts do not hold every pair exactly once.
+        DataError: the dataset has no truth, or its parts do not cover all pairs.
 
     >>> observed, propensity, label = cvr_matrices(generate(n_users=30, n_items=20))
     >>> observed.shape, propensity.dtype, sorted(set(label.ravel().tolist()))
     ((30, 20), dtype('float32'), [0.0, 1.0])
     """
     if dataset.truth is None:
-        raise DataError(f"{dataset.name} has no truth; only simulated data has a conversion form over all pairs")
-    shape = (dataset.n_users, dataset.n_items)
-    logged = [part for part in (dataset.train, dataset.validation) if part is not None]
-    parts = [*logged, *([] if dataset.test is None else [dataset.test])]
-    times = np.bincount(np.concatenate([part.pair_keys for part in parts]), minlength=shape[0] * shape[1])
-    if (times != 1).any():
-        user, item = divmod(int(np.flatnonzero(times != 1)[0]), shape[1])
         raise DataError(
-            f"{dataset.name}: pair ({user}, {item}) stands {times[user * shape[1] + item]} times in train, validation "
-            "and test; the conversion form needs every pair once"
+            f"{dataset.name} has no truth; only simulated data has a conversion form over all pairs"
         )
+    shape = (dataset.n_users, dataset.n_items)
     observed = np.zeros(shape, bool)
-    label = np.zeros(shape, np.float32)
-    for part in parts:
-        label[part.users, part.items] = part.labels
-    for part in logged:
-        observed[part.users, part.items] = True
+    label = np.full(shape, np.nan, np.float32)
+    if dataset.test is not None:
+        label[dataset.test.users, dataset.test.items] = dataset.test.labels
+    for logged in (dataset.train, dataset.validation):
+        if logged is not None:
+            observed[logged.users, logged.items] = True
+            label[logged.users, logged.items] = logged.labels
+    missing = np.argwhere(np.isnan(label))
+    if missing.size:
+        raise DataError(
+            f"{dataset.name}: {len(missing):,} pairs, the first {tuple(missing[0].tolist())}, are in none of "
+            "train, validation and test; the conversion form needs the dataset as generate() made it"
+        )
     return CVRMatrices(observed, dataset.truth.exposure, label)

@@ -120,12 +120,13 @@ class Dataset:
     Attributes:
         name: a short id, e.g. ``"coat"``.
         train: the biased log that methods learn from.
-        validation: held out of the training log (biased), or a part of an unbiased log; None where there is none.
+        validation: held out of the training log (biased), or a part of an unbiased log; None where there is
+            none.
         test: read once; unbiased where the dataset has an unbiased part.
         users: user vocabulary.
         items: item vocabulary.
-        probably_exposed: Biif's validation pairs ("probably exposed": label known, exposure taken as 1), or None.
-            They are rows of ``train`` too.
+        probably_exposed: Biif's validation pairs ("probably exposed": label known, exposure taken as 1), or
+            None. They are rows of ``train`` too.
         user_features: float32 ``[n_users, d]`` or None.
         item_features: float32 ``[n_items, d]`` or None.
         truth: for simulated data, else None.
@@ -166,3 +167,21 @@ class Dataset:
     def replace(self, **changes) -> "Dataset":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def concatenate(first: Interactions, second: Interactions) -> Interactions:
+    """The rows of both, in that order; an optional column is kept where both have it.
+
+    Raises:
+        DataError: they count users or items differently.
+    """
+    if (first.n_users, first.n_items) != (second.n_users, second.n_items):
+        raise DataError(
+            f"cannot join {first.n_users} x {first.n_items} with {second.n_users} x {second.n_items} pairs; "
+            "encode both with one vocabulary"
+        )
+    columns = {}
+    for name in ("users", "items", "labels", "ratings", "timestamps", "propensities"):
+        one, other = getattr(first, name), getattr(second, name)
+        columns[name] = None if one is None or other is None else np.concatenate([one, other])
+    return Interactions(n_users=first.n_users, n_items=first.n_items, **columns)

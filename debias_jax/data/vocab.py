@@ -72,7 +72,8 @@ class Vocabulary:
         if unknown.size:
             row = int(unknown[0])
             raise DataError(
-                f"{self.kind} {str(values[row])!r} (row {row}) is not among the {len(self)} known {self.kind}s"
+                f"{self.kind} {str(values[row])!r} (row {row}) is not among "
+                f"the {len(self)} known {self.kind}s"
             )
         return codes
 

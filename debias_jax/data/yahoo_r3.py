@@ -1,7 +1,7 @@
 """Yahoo! R3: ratings of songs that users chose, and 10 songs drawn at random for each of 5,400 users.
 
-Marlin, Zemel, "Collaborative Prediction and Ranking with Non-Random Missing Data" (RecSys 2009). The data is lent under
-a signed agreement and may not be passed on, so this reads the user's own copy.
+Marlin, Zemel, "Collaborative Prediction and Ranking with Non-Random Missing Data" (RecSys 2009). The data is
+lent under a signed agreement and may not be passed on, so this reads the user's own copy.
 """
 
 import pathlib

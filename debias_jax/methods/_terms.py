@@ -1,5 +1,7 @@
 """Loss terms and small pieces that several methods share."""
 
+from collections.abc import Callable
+
 import jax
 import optax
 
@@ -8,6 +10,10 @@ from debias_jax.methods.base import PredictFn, TrainState
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, total_and_count
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
+
+ItemVectors = Callable[[Params, Array], Array]
+"""``(prediction params, items) -> vectors [..., dim]``."""
+
 
 def prediction_group(model: Model) -> Group:
     """The relevance (prediction) model with Adam on ``lr`` and ``weight_decay``."""
@@ -21,6 +27,12 @@ def predict_logits(model: Model) -> PredictFn:
         return model.apply(state.params["prediction"], users, items)
 
     return predict
+
+
+def popularity_exposure(state: TrainState, data, users: Array, items: Array) -> Array:
+    """theta_i as the exposure estimate of a ``Method``."""
+    del state, users
+    return data.popularity[items]
 
 
 def bce_term(model: Model) -> LossTerm:
@@ -38,21 +50,21 @@ class ExposureTerms:
     """Terms of methods that learn relevance and exposure together (Biif eq. 10 and 14).
 
     Args:
-        model: the relevance model, group ``"prediction"``; its ``item_vectors`` are shared with the exposure model.
+        model: the relevance model, group ``"prediction"``.
         exposure_model: ``apply(params, users, item_vectors, popularity) -> probability``, group ``"exposure"``.
+        item_vectors: item representations of the relevance model, shared with the exposure model.
         detach_items: whether the shared item vectors are constants inside the exposure (a ``stop_gradient``).
     """
 
-    def __init__(self, model: Model, exposure_model: Model, *, detach_items: bool):
-        if model.item_vectors is None:
-            raise ValueError("this relevance model has no item_vectors to share with the exposure; use models.mf")
+    def __init__(self, model: Model, exposure_model: Model, *, item_vectors: ItemVectors, detach_items: bool):
         self.model = model
         self.exposure_model = exposure_model
+        self.item_vectors = item_vectors
         self.detach_items = detach_items
 
     def probability(self, params: dict[str, Params], data, users: Array, items: Array) -> Array:
         """Estimated exposure of pairs."""
-        vectors = self.model.item_vectors(params["prediction"], items)
+        vectors = self.item_vectors(params["prediction"], items)
         if self.detach_items:
             vectors = jax.lax.stop_gradient(vectors)
         return self.exposure_model.apply(params["exposure"], users, vectors, data.popularity[items])

@@ -68,9 +68,7 @@ def clicks_and_negatives(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
         users, items = data.clicks
         n = users.shape[0]
         negative_users = jnp.repeat(users, n_negatives, total_repeat_length=n * n_negatives)
-        negatives = sampling.uniform_items(
-            draw_key, (n * n_negatives,), n_items=data.popularity.shape[0]
-        )
+        negatives = sampling.uniform_items(draw_key, (n * n_negatives,), n_items=data.popularity.shape[0])
         clicked = sampling.contains(data.click_set, negative_users, negatives)
         rows = _with_exposed_negatives(
             data,

@@ -2,6 +2,7 @@
 
 from debias_jax.methods._terms import (
     ExposureTerms,
+    ItemVectors,
     exposure_group,
     predict_logits,
     prediction_group,
@@ -17,6 +18,7 @@ def bi_opt2(
     model: Model,
     exposure_model: Model,
     *,
+    item_vectors: ItemVectors,
     batch_size: int = 1024,
     n_negatives: int = 5,
     frame: str = "clicks_and_negatives",
@@ -30,8 +32,9 @@ def bi_opt2(
     plus the term through the step. Open choice: the outer batch is the inner one.
 
     Args:
-        model: the relevance model; it must have ``item_vectors``.
+        model: the relevance model.
         exposure_model: see ``biif``.
+        item_vectors: see ``biif``.
         batch_size: rows a step.
         n_negatives: uniform zeros drawn per click.
         frame: see ``methods.batching``.
@@ -45,7 +48,7 @@ def bi_opt2(
     Source:
         Biif section 3.3 (1BiOpt2, 2BiOpt2), after Ma et al. 2020.
     """
-    terms = ExposureTerms(model, exposure_model, detach_items=detach_items)
+    terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
     return bilevel(
         prediction_group(model),
         exposure_group(exposure_model),

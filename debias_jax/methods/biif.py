@@ -3,6 +3,7 @@
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
     ExposureTerms,
+    ItemVectors,
     exposure_group,
     predict_logits,
     prediction_group,
@@ -20,6 +21,7 @@ def biif(
     model: Model,
     exposure_model: Model,
     *,
+    item_vectors: ItemVectors,
     batch_size: int = 1024,
     n_negatives: int = 5,
     frame: str = "clicks_and_negatives",
@@ -46,8 +48,9 @@ def biif(
     - ``frame``: which zeros are drawn; see ``methods.batching``.
 
     Args:
-        model: the relevance model; it must have ``item_vectors``.
+        model: the relevance model.
         exposure_model: e.g. ``models.biif_exposure``.
+        item_vectors: item representations of ``model``, ``(params, items) -> [..., dim]``, e.g. ``models.item_vectors``.
         batch_size: rows a step.
         n_negatives: uniform zeros drawn per click.
         frame: see ``methods.batching``.
@@ -61,7 +64,7 @@ def biif(
     Source:
         Biif Algorithm 1 and eq. 10, 14, 16, 17; UBO (arXiv 2206.00147).
     """
-    terms = ExposureTerms(model, exposure_model, detach_items=detach_items)
+    terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
     return bilevel(
         prediction_group(model),
         exposure_group(exposure_model),

@@ -30,5 +30,3 @@ def ips(
     return propensity_risk(
         model, propensity_model, risk=risks.ips, batch_size=batch_size, propensity=propensity
     )
-
-

@@ -3,6 +3,7 @@
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
     ExposureTerms,
+    ItemVectors,
     exposure_group,
     predict_logits,
     prediction_group,
@@ -17,6 +18,7 @@ def joint_opt(
     model: Model,
     exposure_model: Model,
     *,
+    item_vectors: ItemVectors,
     batch_size: int = 1024,
     n_negatives: int = 5,
     frame: str = "clicks_and_negatives",
@@ -28,8 +30,9 @@ def joint_opt(
     structure of the models alone.
 
     Args:
-        model: the relevance model; it must have ``item_vectors``.
+        model: the relevance model.
         exposure_model: see ``biif``.
+        item_vectors: see ``biif``.
         batch_size: rows a step.
         n_negatives: uniform zeros drawn per click.
         frame: see ``methods.batching``.
@@ -41,7 +44,7 @@ def joint_opt(
     Source:
         Biif section 3.3.
     """
-    terms = ExposureTerms(model, exposure_model, detach_items=detach_items)
+    terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
     return supervised(
         {"prediction": prediction_group(model), "exposure": exposure_group(exposure_model)},
         loss=terms.umf,

@@ -314,7 +314,7 @@ def bilevel(
         )
         logs = {
             "loss": safe_divide(total, count),
-            "outer_loss": hyper.outer_value,
+            "outer_loss": hyper.value,
             "hypergradient_norm": optax.tree.norm(hyper.grads),
         }
         return state, logs

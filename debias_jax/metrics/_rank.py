@@ -1,7 +1,7 @@
 """One sort per list, and what each ranking metric reads from it.
 
-``rank`` sorts; the functions below it turn a ``Ranking`` into one value a list, so that a protocol with ten metrics
-sorts once. The public metrics of ``ranking.py`` are these two steps and a reduction.
+``rank`` sorts; the functions below it turn a ``Ranking`` into one value a list, so that a protocol with ten
+metrics sorts once. The public metrics of ``ranking.py`` are these two steps and a reduction.
 """
 
 from typing import Any, NamedTuple
@@ -75,7 +75,8 @@ def rank(scores: Array, labels: Array, *, k: int | None, where: Array | None, ti
     mask = jnp.ones(scores.shape, jnp.bool_) if where is None else jnp.asarray(where)
     labels = jnp.where(mask, labels.astype(scores.dtype), 0.0)
 
-    # top_k puts NaN first and tells -0 from 0. Entries that count stay above -inf, which marks the masked ones.
+    # top_k puts NaN first and tells -0 from 0. Entries that count stay above -inf, which marks the masked
+    # ones.
     lowest = jnp.finfo(scores.dtype).min
     usable = jnp.where(jnp.isnan(scores), lowest, jnp.maximum(scores, lowest))
     usable = jnp.where(mask, jnp.where(usable == 0, 0.0, usable), -jnp.inf)
@@ -93,9 +94,9 @@ def rank(scores: Array, labels: Array, *, k: int | None, where: Array | None, ti
 def _lower_labels_first(scores: Array, labels: Array, mask: Array, values: Array, order: Array) -> Array:
     """``order`` with tied entries by ascending label.
 
-    A sort by (score, label) over a catalogue costs some ninety times as much as a top_k on CPU. Only the entries
-    tied with the last kept score can enter or leave the kept set; a second top_k picks those of the lowest labels,
-    and the sort by two keys is left with the kept entries alone.
+    A sort by (score, label) over a catalogue costs some ninety times as much as a top_k on CPU. Only the
+    entries tied with the last kept score can enter or leave the kept set; a second top_k picks those of the
+    lowest labels, and the sort by two keys is left with the kept entries alone.
     """
     last = values[..., -1:]
     above = values > last
@@ -111,7 +112,9 @@ def _lower_labels_first(scores: Array, labels: Array, mask: Array, values: Array
 
 def reduce_lists(values: Array, where: Array | None, reduce_fn: ReduceFn | None) -> Array:
     """Reduces one value a list; lists with every entry masked do not count."""
-    return _reduce.safe_reduce(values, where=None if where is None else where.any(axis=-1), reduce_fn=reduce_fn)
+    return _reduce.safe_reduce(
+        values, where=None if where is None else where.any(axis=-1), reduce_fn=reduce_fn
+    )
 
 
 def ranked_dcg(
@@ -127,7 +130,9 @@ def ranked_dcg(
 def ranked_ndcg(ranking: Ranking, k: int | None, *, gain: str, discount: str, ideal: str) -> Array:
     """DCG over the DCG of the best order; 0 where that is 0."""
     check_option(ideal, ("top_k", "full"), "ideal")
-    best = lax.top_k(ranking.all_labels, ranking.all_labels.shape[-1] if ideal == "full" else _width(ranking, k))[0]
+    best = lax.top_k(
+        ranking.all_labels, ranking.all_labels.shape[-1] if ideal == "full" else _width(ranking, k)
+    )[0]
     best = _gains(best, gain)
     reachable = jnp.sum(best * _discounts(best.shape, discount, best.dtype), axis=-1)
     return _reduce.safe_divide(ranked_dcg(ranking, k, gain=gain, discount=discount), reachable)
@@ -151,7 +156,7 @@ def ranked_average_precision(ranking: Ranking, k: int | None, *, normaliser: str
 
 
 def ranked_recall(ranking: Ranking, k: int | None, *, denominator: str) -> Array:
-    """Labels summed over the first ``k`` ranks, over those of the list (or over the most that ``k`` ranks hold)."""
+    """Labels of the first ``k`` ranks over those of the list, or over the most that ``k`` ranks hold."""
     check_option(denominator, ("positives", "min_k"), "denominator")
     total = jnp.sum(ranking.all_labels, axis=-1)
     if denominator == "min_k":
@@ -181,12 +186,14 @@ def ranked_mrr(ranking: Ranking, k: int | None) -> Array:
     return jnp.max(jnp.where(labels >= RELEVANT, 1.0 / ranks, 0.0), axis=-1, initial=0.0)
 
 
-def ranked_snips_dcg(ranking: Ranking, k: int | None, *, discount: str, weights: Array) -> Array:
-    """DCG with gains ``y w``, over the sum of ``y w`` in the list; 0 where that is 0."""
+def ranked_snips_dcg(
+    ranking: Ranking, k: int | None, *, discount: str, propensity: Array
+) -> tuple[Array, Array]:
+    """DCG with gains ``y / P`` over the sum of ``y / P`` (0 where that is 0), and where it is positive."""
+    weights = _reduce.safe_divide(jnp.ones_like(propensity), propensity)
     total = jnp.sum(ranking.all_labels * weights, axis=-1)
-    return _reduce.safe_divide(
-        ranked_dcg(ranking, k, gain="linear", discount=discount, weights=weights), total
-    )
+    gained = ranked_dcg(ranking, k, gain="linear", discount=discount, weights=weights)
+    return _reduce.safe_divide(gained, total), total > 0
 
 
 def _width(ranking: Ranking, k: int | None) -> int:

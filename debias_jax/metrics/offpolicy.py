@@ -20,23 +20,25 @@ def snips_dcg(
 ) -> Array:
     r"""Self-normalised inverse-propensity DCG of held-out positives that were observed with a bias.
 
-    :math:`\hat R_u = \sum_{i \in S_u} \frac{c(z_i)}{P_i} \,/\, \sum_{i \in S_u} \frac{1}{P_i}`, with :math:`S_u` the
-    held-out positives of the user, :math:`z_i` the rank of i among the candidates and c the discount within ``k``.
+    :math:`\hat R_u = \sum_{i \in S_u} \frac{c(z_i)}{P_i} \,/\, \sum_{i \in S_u} \frac{1}{P_i}`, with
+    :math:`S_u` the held-out positives of the user, :math:`z_i` the rank of i among the candidates and c the
+    discount within ``k``.
 
-    The ratio removes the unknown scale of P. It is consistent, not unbiased, and its variance grows with the spread
-    of 1/P over the few positives of one user: compare settings by the mean over users, never by single users.
+    The ratio removes the unknown scale of P. It is consistent, not unbiased, and its variance grows with the
+    spread of 1/P over the few positives of one user: compare settings by the mean over users, never by single
+    users.
 
     Args:
         scores: float ``[..., n]``, of all candidates.
         labels: ``[..., n]``, 1 for held-out positives, else 0.
-        propensity: float ``[..., n]``, P up to a common factor. Entries with P = 0 (items that training never saw)
-            are skipped as positives and stay candidates.
+        propensity: float ``[..., n]``, P up to a common factor. Entries with P = 0 (items that training never
+            saw) are skipped as positives and stay candidates.
         where: boolean ``[..., n]``, False for padding and for items that cannot be recommended.
         k: ranks that count, or None for all.
         discount: ``"log2"`` or ``"jarvelin"``, see ``dcg``.
         ties: ``"pessimistic"`` or ``"by_index"``.
-        reduce_fn: reduction over users, or None. Users without a positive of P > 0 do not enter it, and have value
-            0 where it is None.
+        reduce_fn: reduction over users, or None. Users without a positive of P > 0 do not enter it, and have
+            value 0 where it is None.
 
     Returns:
         The reduced value, or ``[...]``.
@@ -47,17 +49,16 @@ def snips_dcg(
 
     Example:
         >>> scores, labels = jnp.array([0.9, 0.5, 0.1]), jnp.array([1.0, 0.0, 1.0])
-        >>> float(snips_dcg(scores, labels, propensity=jnp.array([0.5, 0.5, 0.25])))  # (2 * 1 + 4 / 2) / (2 + 4)
-        0.6666667
+        >>> propensity = jnp.array([0.5, 0.5, 0.25])
+        >>> round(float(snips_dcg(scores, labels, propensity=propensity)), 4)  # (2 * 1 + 4 / 2) / (2 + 4)
+        0.6667
 
     Source:
-        Yang, Cui, Xuan, Wang, Belongie and Estrin, Unbiased offline recommender evaluation for missing-not-at-random
-        implicit feedback, RecSys 2018.
+        Yang, Cui, Xuan, Wang, Belongie and Estrin, Unbiased offline recommender evaluation for
+        missing-not-at-random implicit feedback, RecSys 2018.
     """
     _checks.check_float(propensity=propensity)
     _checks.check_same_shape(scores=scores, labels=labels, propensity=propensity)
-    weights = _reduce.safe_divide(jnp.ones_like(propensity), propensity)
     ranking = _rank.rank(scores, labels, k=k, where=where, ties=ties)
-    values = _rank.ranked_snips_dcg(ranking, k, discount=discount, weights=weights)
-    usable = jnp.sum(ranking.all_labels * weights, axis=-1) > 0
+    values, usable = _rank.ranked_snips_dcg(ranking, k, discount=discount, propensity=propensity)
     return _reduce.safe_reduce(values, where=usable, reduce_fn=reduce_fn)

@@ -14,9 +14,9 @@ def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
 
     :math:`\frac{1}{n_+ n_-} \sum_{i:+} \sum_{j:-} \mathbb{1}[s_i > s_j] + \tfrac12 \mathbb{1}[s_i = s_j]`
 
-    All axes are pooled into one list; ``jax.vmap`` gives one value a row. Sorting costs O(n log n). Each positive's
-    share of negatives below it is an exact integer count before it is divided, so that the error in float32 stays
-    near 1e-7 at any n below 2^31.
+    All axes are pooled into one list; ``jax.vmap`` gives one value a row. Sorting costs O(n log n). Each
+    positive's share of negatives below it is an exact integer count before it is divided, so that the error
+    in float32 stays near 1e-7 at any n below 2^31.
 
     Args:
         scores: float ``[...]``.
@@ -24,15 +24,16 @@ def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
         where: boolean ``[...]``, False for padding.
 
     Returns:
-        A scalar. NaN where one of the two classes is missing (the area is undefined then, not 0.5) or where a score
-        that counts is NaN.
+        A scalar. NaN where one of the two classes is missing (the area is undefined then, not 0.5) or where a
+        score that counts is NaN.
 
     Raises:
         TypeError: ``scores`` is not of a floating dtype, or ``where`` not boolean.
         ValueError: shapes differ.
 
     Example:
-        >>> float(auc(jnp.array([0.9, 0.5, 0.5, 0.1]), jnp.array([1.0, 1.0, 0.0, 0.0])))  # (2 + 1.5) / (2 * 2)
+        >>> scores, labels = jnp.array([0.9, 0.5, 0.5, 0.1]), jnp.array([1.0, 1.0, 0.0, 0.0])
+        >>> float(auc(scores, labels))  # (2 + 1.5) / (2 * 2)
         0.875
 
     Source:
@@ -55,7 +56,8 @@ def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
     differs = sorted_scores[1:] != sorted_scores[:-1]
     edge = jnp.ones((min(1, scores.shape[0]),), jnp.bool_)
     starts, ends = jnp.concatenate([edge, differs]), jnp.concatenate([differs, edge])
-    # The counts never fall, so a running maximum carries the count at the start of a group of ties through it.
+    # The counts never fall, so a running maximum carries the count at the start of a group of ties through
+    # it.
     below = lax.cummax(jnp.where(starts, before, 0))
     not_above = lax.cummin(jnp.where(ends, seen, jnp.iinfo(jnp.int32).max), reverse=True)
     n_negative = jnp.sum(is_negative, dtype=jnp.int32).astype(scores.dtype)
@@ -78,7 +80,8 @@ def log_loss(
     Args:
         logits: float ``[...]``.
         labels: ``[...]``, in [0, 1].
-        weights: float ``[...]``, factor of each entry, or None for 1. The mean divides by the count, not by their sum.
+        weights: float ``[...]``, factor of each entry, or None for 1. The mean divides by the count, not by
+            their sum.
         where: boolean ``[...]``, False for padding.
         reduce_fn: reduction over entries, or None.
 
@@ -108,10 +111,10 @@ def log_loss(
 def pearson(
     x: Array, y: Array, *, where: Array | None = None, reduce_fn: ReduceFn | None = jnp.mean
 ) -> Array:
-    r"""Pearson correlation along the last axis, :math:`\mathrm{cov}(x, y) / (\mathrm{sd}(x)\, \mathrm{sd}(y))`.
+    r"""Pearson correlation along the last axis, :math:`\mathrm{cov}(x, y) / (\sigma_x \sigma_y)`.
 
-    With estimated and true exposures as rows of users this is Biif's PCC. A row in which ``x`` or ``y`` is constant
-    has no correlation; it does not enter the reduction, and counts 0 where ``reduce_fn`` is None.
+    With estimated and true exposures as rows of users this is Biif's PCC. A row in which ``x`` or ``y`` is
+    constant has no correlation; it does not enter the reduction, and counts 0 where ``reduce_fn`` is None.
 
     Args:
         x: float ``[..., n]``.
@@ -128,7 +131,8 @@ def pearson(
 
     Example:
         >>> x = jnp.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
-        >>> round(float(pearson(x, jnp.array([[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]]))), 4)  # the second row is left out
+        >>> y = jnp.array([[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]])
+        >>> round(float(pearson(x, y)), 4)  # the second row is left out
         1.0
 
     Source:
@@ -149,13 +153,14 @@ def _standardised(x: Array, mask: Array) -> tuple[Array, Array]:
     """Rows centred and of length 1, and which rows vary at all."""
     highest = jnp.max(x, axis=-1, where=mask, initial=-jnp.inf)
     lowest = jnp.min(x, axis=-1, where=mask, initial=jnp.inf)
-    # Compared before centring: the rounded mean of a constant row need not equal its entries. NaN varies, and shows.
+    # Compared before centring: the rounded mean of a constant row need not equal its entries. NaN varies, and
+    # shows.
     varies = ~(highest <= lowest)
+    origin = jnp.where(varies, lowest, 0.0)[..., None]
     scale = jnp.where(varies, highest - lowest, 1.0)[..., None]
     n = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(x.dtype)
-    scaled = jnp.where(mask, x / scale, 0.0)
+    scaled = jnp.where(mask, (x - origin) / scale, 0.0)
     centred = jnp.where(mask, scaled - jnp.sum(scaled, axis=-1, keepdims=True) / n, 0.0)
-    length = jnp.sqrt(jnp.sum(centred * centred, axis=-1, keepdims=True))
-    return _reduce.safe_divide(centred, jnp.broadcast_to(length, centred.shape)), varies
-
-
+    squares = jnp.sum(centred * centred, axis=-1, keepdims=True)
+    # A constant row is all 0 here; the root of 0 would have an infinite gradient.
+    return centred / jnp.sqrt(jnp.where(varies[..., None], squares, 1.0)), varies

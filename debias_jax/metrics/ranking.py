@@ -1,16 +1,19 @@
 """Ranking metrics over padded lists.
 
-A list lies on the last axis: scores, labels and a boolean ``where`` that is False for padding; leading axes are
-batch. All are pure, run inside jit, grad-free and vmap, and share these conventions:
+A list lies on the last axis: scores, labels and a boolean ``where`` that is False for padding; leading axes
+are batch. All are pure, run under jit and vmap, and share these conventions:
 
 - Higher scores rank first. NaN ranks last, so that it cannot win; ``training.evaluate`` reports it.
-- ``ties="pessimistic"`` (the default) ranks the lower label first among equal scores: the value does not depend on
-  the order of the list, and a constant scorer cannot profit from it. ``"by_index"`` ranks the lower position first.
-- Labels lie in [0, 1] (``dcg`` and ``ndcg`` take any grades >= 0). Sums of labels count hits when they are binary;
-  where a yes or no is needed, relevant means a label of at least 0.5.
-- A list without a relevant entry has value 0. Whether such a user counts, and as what, is the protocol's choice.
+- ``ties="pessimistic"`` (the default) ranks the lower label first among equal scores: the value does not
+  depend on the order of the list, and a constant scorer cannot profit from it. ``"by_index"`` ranks the lower
+  position first.
+- Labels lie in [0, 1] (``dcg`` and ``ndcg`` take any grades >= 0). Sums of labels count hits when they are
+  binary; where a yes or no is needed, relevant means a label of at least 0.5.
+- A list without a relevant entry has value 0. Whether such a user counts, and as what, is the protocol's
+  choice.
 - ``k`` larger than a list means the whole list.
-- ``reduce_fn`` reduces over lists; those with every entry masked do not count. ``reduce_fn=None`` returns ``[...]``.
+- ``reduce_fn`` reduces over lists; those with every entry masked do not count. ``reduce_fn=None`` returns
+  ``[...]``.
 """
 
 import jax.numpy as jnp
@@ -88,7 +91,8 @@ def ndcg(
         k: ranks that count, or None for all.
         gain: ``"linear"`` or ``"exponential"``, see ``dcg``.
         discount: ``"log2"`` or ``"jarvelin"``, see ``dcg``.
-        ideal: ``"top_k"`` cuts the best order at ``k`` too; ``"full"`` does not, so that 1 may be out of reach.
+        ideal: ``"top_k"`` cuts the best order at ``k`` too; ``"full"`` does not, so that 1 may be out of
+            reach.
         ties: ``"pessimistic"`` or ``"by_index"``.
         reduce_fn: reduction over lists, or None.
 
@@ -122,9 +126,10 @@ def average_precision(
     ties: str = "pessimistic",
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Array:
-    r"""Average precision, :math:`\frac{1}{Z} \sum_{r \le k,\, y_{(r)} \text{ relevant}} \frac{1}{r} \sum_{s \le r} y_{(s)}`.
+    r"""Average precision, :math:`Z^{-1} \sum_{r \le k:\, y_{(r)} = 1} \frac{1}{r} \sum_{s \le r} y_{(s)}`.
 
-    The mean over users is MAP. Four normalisers Z are in use under that one name, and they are not comparable.
+    The mean over users is MAP. Four normalisers Z are in use under that one name, and they are not
+    comparable.
 
     Args:
         scores: float ``[..., n]``.
@@ -133,8 +138,8 @@ def average_precision(
         k: ranks that count, or None for all.
         normaliser: ``"positives"``, relevant entries of the list (scikit-learn's, with ``k=None``);
             ``"min_k"``, the smaller of that and ``k`` (the textbook's MAP@k);
-            ``"hits"``, relevant entries on the first ``k`` ranks (CJMF, Zhu et al. 2020; their 1e-7 is left out);
-            ``"none"``, 1 (Saito et al. 2020), which may exceed 1.
+            ``"hits"``, relevant entries on the first ``k`` ranks (CJMF, Zhu et al. 2020; their 1e-7 is left
+            out); ``"none"``, 1 (Saito et al. 2020), which may exceed 1.
         ties: ``"pessimistic"`` or ``"by_index"``.
         reduce_fn: reduction over lists, or None.
 
@@ -215,8 +220,8 @@ def precision(
         labels: labels in [0, 1], ``[..., n]``.
         where: boolean ``[..., n]``, False for padding.
         k: ranks that count, or None for all.
-        denominator: ``"k"``; or ``"candidates"``, the smaller of ``k`` and the entries of the list that are not
-            masked (what the released BADR divides by).
+        denominator: ``"k"``; or ``"candidates"``, the smaller of ``k`` and the entries of the list that are
+            not masked (what the released BADR divides by).
         ties: ``"pessimistic"`` or ``"by_index"``.
         reduce_fn: reduction over lists, or None.
 
@@ -285,7 +290,7 @@ def mrr(
     ties: str = "pessimistic",
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Array:
-    r"""Reciprocal rank of the first relevant entry, :math:`1 / \min\{r \le k : y_{(r)} \text{ relevant}\}`, else 0.
+    r"""Reciprocal rank of the first relevant entry, :math:`1 / \min\{r \le k : y_{(r)} = 1\}`; 0 without one.
 
     Args:
         scores: float ``[..., n]``.

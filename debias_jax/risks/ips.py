@@ -46,8 +46,8 @@ def naive(errors: Array, *, observed: Array, where: Array | None = None) -> Arra
         2.0
 
     References:
-        Schnabel, Swaminathan, Singh, Chandak, Joachims, "Recommendations as Treatments", ICML 2016, section
-        3.
+        Schnabel, Swaminathan, Singh, Chandak, Joachims, "Recommendations as Treatments: Debiasing Learning
+        and Evaluation", ICML 2016, section 3.
     """
     errors, observed, _ = _checked(errors, observed, 1.0, where)
     return safe_divide(jnp.sum(observed * errors), jnp.sum(observed))

@@ -117,8 +117,8 @@ def effective_sample_size(weights: Array, *, where: Array | None = None) -> Arra
         2.6666667
 
     References:
-        Kish, "Survey Sampling", Wiley 1965; as a diagnostic of weights, Owen, "Monte Carlo
-        theory, methods and examples", section 9.3.
+        Kish, "Survey Sampling", Wiley 1965; as a diagnostic of weights, Owen, "Monte Carlo theory, methods
+        and examples", section 9.3.
     """
     check_float(weights=weights)
     check_mask(where, jnp.shape(weights))

@@ -59,7 +59,7 @@ def discard(folder: pathlib.Path) -> None:
     """Removes a folder; a kill in the middle leaves nothing half-deleted under the old name."""
     doomed = folder.with_name(f"{TEMPORARY}old-{folder.name}-{os.getpid()}")
     os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -86,9 +86,7 @@ def staged_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def seal(body: dict[str, Any]) -> bytes:
     """JSON bytes that carry their own digest, so that a flipped bit in a manifest does not go unseen."""
-    text = json.dumps(body, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({"body": body, "sha256": digest}, sort_keys=True, indent=1).encode()
+    return json.dumps({"body": body, "sha256": _body_digest(body)}).encode()
 
 
 def unseal(data: bytes) -> dict[str, Any]:
@@ -102,9 +100,14 @@ def unseal(data: bytes) -> dict[str, Any]:
         body, digest = outer["body"], outer["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError("it is not a sealed manifest") from error
-    if hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() != digest:
+    if _body_digest(body) != digest:
         raise ValueError("its content does not match its own sha256")
     return body
+
+
+def _body_digest(body: Any) -> str:
+    # Of the text and not of the bytes on the disk: json reads back what it wrote, in the same order.
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
@@ -177,8 +180,7 @@ class FolderLock:
     def release(self) -> None:
         """Gives the folder back; calling it twice does no harm."""
         if self._descriptor >= 0:
-            # The file stays: unlinking it would let a third process lock a new file beside a waiting second
-            # one.
+            # The file stays: after an unlink a second process may hold the old file and a third a new one.
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = -1

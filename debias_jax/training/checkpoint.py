@@ -30,6 +30,7 @@ _STEP_NAME = re.compile(r"step_(\d{8,})")
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
 _PACK_BELOW = 1 << 20
+_SHOWN = 10
 
 
 class Restored(NamedTuple):
@@ -73,8 +74,7 @@ class Checkpointer:
 
     Args:
         directory: the folder; created if missing, but its parent must exist.
-        keep: committed steps that are kept, at least 1. With 2 or more a damaged newest step costs one
-            interval.
+        keep: committed steps that are kept, at least 1; from 2 on a damaged newest step costs one interval.
         fingerprint: what must not change between saving and restoring (the resolved configuration), JSON
             values.
 
@@ -144,12 +144,13 @@ class Checkpointer:
 
         Raises:
             CheckpointError: the step is not newer than what is there, or it could not be written (disk full);
-                the older steps are then untouched. TypeError: a leaf is not an array, or is a typed PRNG key.
+                the older steps are then untouched.
+            TypeError: a leaf is not an array, or is a typed PRNG key.
         """
         step = operator.index(step)
         arrays = _host_arrays(tree)
         packs, leaves = _pack(arrays)
-        newest = max((s for s in self.steps if s not in self._rejected), default=None)
+        newest = max(set(self.steps) - self._rejected, default=None)
         if newest is not None and step <= newest:
             if step == newest and self._holds(step, leaves):
                 return
@@ -166,11 +167,11 @@ class Checkpointer:
                 f"step {step} could not be saved to {self.directory} ({_one_line(error)}); "
                 f"steps that are kept: {older}"
             ) from error
-        self._rejected.discard(step)
-        for old in self.steps[: -self._keep] + sorted(self._rejected):
-            if self._folder(old).exists():
-                _files.discard(self._folder(old))
-        self._rejected.clear()
+        rejected = self._rejected - {step}
+        intact = [s for s in self.steps if s not in rejected]
+        for old in {*intact[: -self._keep], *rejected}:
+            _files.discard(self._folder(old))
+        self._rejected = set()
 
     def restore(self, template: PyTree) -> Restored | None:
         """The newest step that passes every check, or None if nothing was ever saved.
@@ -216,9 +217,7 @@ class Checkpointer:
         return self.directory / f"step_{step:08d}"
 
     def _commit(self, step: int, packs: dict[str, np.ndarray], leaves: dict[str, _Leaf], meta: dict) -> None:
-        from orbax.checkpoint import v1 as ocp  # half a second of imports that readers of this package need
-
-        not pay
+        from orbax.checkpoint import v1 as ocp  # on use: it takes half a second to import
 
         with _files.staged_folder(self._folder(step)) as staging:
             if packs:
@@ -235,6 +234,7 @@ class Checkpointer:
         try:
             self._manifest(step)
         except _DamagedError as damage:
+            _files.discard(self._folder(step))
             raise CheckpointError(f"what was written cannot be read back: {damage}") from damage
 
     def _holds(self, step: int, leaves: dict[str, _Leaf]) -> bool:
@@ -308,6 +308,9 @@ def _flat_arrays(tree: PyTree) -> list[tuple[str, Any]]:
 
 def _host_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     flat = _flat_arrays(tree)
+    for path, leaf in flat:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(f"leaf {path} is a ShapeDtypeStruct, which has no values to save")
     values = jax.device_get([leaf for _, leaf in flat])
     return {path: np.asarray(value) for (path, _), value in zip(flat, values, strict=True)}
 
@@ -324,9 +327,12 @@ def _pack(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[st
         parts.setdefault(pack, []).append(array.ravel())
         ends[pack] = start + array.size
         leaves[path] = _Leaf(array.shape, dtype, _digest(array), pack, start)
-    packs = {pack: np.concatenate(parts[pack]) if len(parts[pack]) > 1 else parts[pack][0] for pack in parts}
-    return ({pack: array for pack, array in packs.items() if array.size} or {"empty": np.zeros(1, bool)},)
-    leaves
+    packs = {
+        pack: np.concatenate(parts[pack]) if len(parts[pack]) > 1 else parts[pack][0]
+        for pack in parts
+        if ends[pack]
+    }
+    return packs, leaves
 
 
 def _unpack(packs: dict[str, np.ndarray], leaf: _Leaf) -> np.ndarray:
@@ -341,10 +347,8 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _leaves(manifest: dict[str, Any]) -> dict[str, _Leaf]:
-    return {
-        path: _Leaf(**(entry | {"shape": tuple(entry["shape"])}))
-        for path, entry in manifest["leaves"].items()
-    }
+    entries = manifest["leaves"].items()
+    return {path: _Leaf(**(entry | {"shape": tuple(entry["shape"])})) for path, entry in entries}
 
 
 def _like(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
@@ -372,12 +376,11 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _differences(saved: dict[str, str], own: dict[str, str]) -> list[str]:
-    names = [*saved, *(name for name in own if name not in saved)]
-    return [
-        f"{name} is {saved.get(name, 'absent')} there and {own.get(name, 'absent')} here"
-        for name in names
-        if saved.get(name) != own.get(name)
+    names = [name for name in saved | own if saved.get(name) != own.get(name)]
+    lines = [
+        f"{name} is {saved.get(name, 'absent')} there and {own.get(name, 'absent')} here" for name in names
     ]
+    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"]
 
 
 def _one_line(error: Exception) -> str:

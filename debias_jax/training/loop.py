@@ -188,7 +188,9 @@ def _deferred_signals():
             signal.signal(number, handler)
 
 
-def _nonfinite(logs: dict[str, np.ndarray], active: np.ndarray) -> tuple[np.ndarray, tuple[str, int, int] | None]:
+def _nonfinite(
+    logs: dict[str, np.ndarray], active: np.ndarray
+) -> tuple[np.ndarray, tuple[str, int, int] | None]:
     """Which runs are sound, and the first offence as (log name, run, epoch of the chunk)."""
     sound, first = np.ones(active.shape, bool), None
     for name, values in logs.items():

@@ -78,6 +78,19 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     Raises:
         TypeError: the value cannot be written as JSON.
         OSError: the disk is full or the folder cannot be written; an old file stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(f"{folder}/results.json", {"auc": {"mean": 0.7, "n": 5}})
+        ...     print(pathlib.Path(f"{folder}/results.json").read_text())
+        {
+          "auc": {
+            "mean": 0.7,
+            "n": 5
+          }
+        }
+        <BLANKLINE>
     """
     text = json.dumps(jsonable(value), indent=2, sort_keys=True, allow_nan=False)
     _files.write_atomic(pathlib.Path(path), (text + "\n").encode())
@@ -98,8 +111,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
             if not isinstance(row, dict) or not isinstance(row.get("step"), int):
                 raise ValueError("not an object with an integer step")
         except ValueError as error:
-            # A cut JSON object never parses, so a last line that does not is one that a crash left
-            # unfinished.
+            # A cut JSON object never parses, so a last line that does not parse was cut by a crash.
             if number == len(lines):
                 break
             raise DataError(
@@ -160,11 +172,10 @@ class JsonlWriter:
         """
         if "step" in row:
             raise TypeError("row must not have the key 'step': it is an argument of its own")
-        row = jsonable({"step": int(step), **row})
         for name, value in row.items():
-            if isinstance(value, list | dict):
+            if isinstance(jsonable(value), list | dict):
                 raise TypeError(f"{name} must be a scalar, got {value!r}")
-        self._file.write(_line(row))
+        self._file.write(_line({"step": int(step), **row}))
         self._file.flush()
 
     def resume(self, step: int) -> int:
@@ -189,7 +200,7 @@ class JsonlWriter:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, allow_nan=False) + "\n").encode()
+    return (json.dumps(jsonable(row), allow_nan=False) + "\n").encode()
 
 
 class TensorboardWriter:
@@ -250,9 +261,11 @@ class ProgressBar:
             file=sys.stderr,
             disable=not (sys.stderr and sys.stderr.isatty()),
             dynamic_ncols=True,
-            # A delay keeps the constructor from drawing, so that every write happens under the guard below.
+            # A delay keeps the constructor from drawing, so that every write happens under the guard.
             delay=1e-6,
         )
+        self._bar.delay = 0
+        self._guard(self._bar.refresh)
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -292,6 +305,10 @@ def environment() -> dict[str, Any]:
     Returns:
         A dict that ``write_json`` takes. ``commit`` is None where the package is not run from its repository,
         and ends in ``+changes`` where tracked files differ from it.
+
+    Example:
+        >>> sorted(environment())[:4]
+        ['backend', 'commit', 'cpu_count', 'debias_jax']
     """
     versions = {}
     for name in _PACKAGES:

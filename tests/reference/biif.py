@@ -21,7 +21,7 @@ def sgd_step(user, item, batch, exposure, eta):
 def eq19(
     user, item, batch, exposure, validation, eta, *, residuals_after=True, negative_residual=sigmoid, own=True
 ):
-    """dL_val / dm of every batch entry, L_val the summed cross-entropy of validation (user, item, label) rows.
+    """dL_val / dm of every batch entry, L_val the summed cross-entropy of (user, item, label) rows.
 
     Args:
         user: ``[n_users, dim]`` before the step.
@@ -31,7 +31,7 @@ def eq19(
         validation: rows (user, item, label).
         eta: step size.
         residuals_after: whether the residuals sigma(.) and the neighbours' vectors are those after the step.
-        negative_residual: the factor of a negative validation pair, sigma(+R); eq. 35's first line prints sigma(-R).
+        negative_residual: the factor of a negative pair, sigma(+R); eq. 35's first line prints sigma(-R).
         own: whether a validation pair that is the batch pair itself counts, which eq. 29 leaves out.
     """
     user_after, item_after = sgd_step(user, item, batch, exposure, eta)

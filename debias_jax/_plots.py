@@ -1,0 +1,122 @@
+"""Plots of a run, as PNG files. matplotlib is an extra: without it a run says so and goes on."""
+
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from debias_jax._results import Scored
+from debias_jax.data.types import Dataset
+from debias_jax.errors import MissingExtraError, require_extra
+
+
+def save_all(
+    folder: pathlib.Path,
+    scored: Sequence[Scored],
+    comparison: Sequence[dict[str, Any]],
+    dataset: Dataset,
+    *,
+    monitor: str,
+) -> None:
+    """Writes every plot that the results allow into ``folder``."""
+    try:
+        matplotlib = require_extra("matplotlib", "plot")
+    except MissingExtraError as error:
+        logging.getLogger(__name__).warning("no plots: %s", error)
+        return
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    _learning_curves(folder / "learning_curves.png", scored, monitor)
+    if len(scored) > 1:
+        _comparison(folder / "comparison.png", scored, comparison)
+    if dataset.truth is not None and any(one.exposure is not None for one in scored):
+        _exposure(folder / "exposure.png", scored, dataset)
+
+
+def _figure(columns: int, rows: int = 1, *, width: float = 4.2, height: float = 3.4):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=120)
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+
+
+def _series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs at which ``name`` was logged, and its values ``[epochs, runs]``."""
+    rows = [row for row in history if name in row]
+    values = [[np.nan if value is None else value for value in row[name]] for row in rows]
+    return np.asarray([row["epoch"] for row in rows]), np.asarray(values, np.float64)
+
+
+def _learning_curves(path: pathlib.Path, scored: Sequence[Scored], monitor: str) -> None:
+    names = [name for name in ("loss", monitor) if any(name in row for one in scored for row in one.history)]
+    if not names:
+        return
+    figure, axes = _figure(len(names), width=5.0)
+    for axis, name in zip(axes, names, strict=True):
+        for one in scored:
+            epochs, values = _series(one.history, name)
+            if epochs.size < 2:
+                continue
+            mean, sd = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
+            (line,) = axis.plot(epochs, mean, label=one.name, linewidth=1.5)
+            axis.fill_between(epochs, mean - sd, mean + sd, color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set(
+            xlabel="epoch", ylabel="training loss (own scale)" if name == "loss" else f"validation {name}"
+        )
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    figure.suptitle(f"{scored[0].dataset}: mean and sd over {len(scored[0].seeds)} seeds")
+    figure.savefig(path)
+
+
+def _comparison(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[dict[str, Any]]) -> None:
+    names = [name for name in scored[0].metric_names() if scored[0].values().get(name)]
+    if not names:
+        return
+    columns = min(3, len(names))
+    figure, axes = _figure(columns, -(-len(names) // columns), height=0.6 + 0.32 * len(scored))
+    order = list(reversed(scored))
+    for axis, name in zip(axes, names, strict=False):
+        means = [np.mean(one.values()[name]) for one in order]
+        sds = [np.std(one.values()[name], ddof=1) if len(one.seeds) > 1 else 0.0 for one in order]
+        axis.errorbar(means, range(len(order)), xerr=sds, fmt="o", capsize=3, color="tab:blue")
+        if comparison:
+            base = next(one for one in scored if one.name == comparison[0]["baseline"])
+            axis.axvline(np.mean(base.values()[name]), color="grey", linestyle="--", linewidth=1)
+        axis.set_yticks(range(len(order)), [one.name for one in order])
+        axis.set_xlabel(name)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    base = f"; dashed: {comparison[0]['baseline']}" if comparison else ""
+    figure.suptitle(f"{scored[0].dataset}: test, mean ± sd over {len(scored[0].seeds)} seeds{base}")
+    figure.savefig(path)
+
+
+def _exposure(path: pathlib.Path, scored: Sequence[Scored], dataset: Dataset) -> None:
+    shown = [one for one in scored if one.exposure is not None]
+    columns = min(4, len(shown))
+    figure, axes = _figure(columns, -(-len(shown) // columns), width=3.4, height=3.4)
+    truth = dataset.truth.exposure.ravel()
+    # Enough points to see the shape, few enough to draw; the same pairs in every panel.
+    pairs = np.random.default_rng(0).choice(truth.size, size=min(3000, truth.size), replace=False)
+    for axis, one in zip(axes, shown, strict=False):
+        estimate = one.exposure.ravel()
+        axis.plot(truth[pairs], estimate[pairs], ".", markersize=2, alpha=0.4)
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+        pcc = f"PCC {np.mean(one.pcc):.2f}" if one.pcc else ""
+        axis.set(
+            title=f"{one.name} {pcc}",
+            xlabel="true exposure",
+            ylabel="estimated exposure",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    figure.suptitle(f"{dataset.name}: one point a pair; PCC is the mean over users")
+    figure.savefig(path)

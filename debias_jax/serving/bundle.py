@@ -1,0 +1,225 @@
+"""A trained recommender as a folder: weights, id maps, configuration, what users have seen. No pickle."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import flax as safetensors
+
+from debias_jax.data.vocab import Vocabulary
+from debias_jax.errors import CheckpointError, ConfigError, DataError
+from debias_jax.training import _files
+from debias_jax.types import Params
+
+_KIND = "debias_jax bundle"
+_VERSION = 1
+_MANIFEST = "manifest.json"
+_WEIGHTS = "weights.safetensors"
+_INTERACTIONS = "interactions.safetensors"
+_VOCABULARY = "vocabulary.json"
+_CONFIG = "config.json"
+_SEPARATOR = "/"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bundle:
+    """Everything that answering for a raw id needs; the training data is not among it.
+
+    Attributes:
+        params: nested dicts of jax arrays.
+        users: user vocabulary.
+        items: item vocabulary.
+        config: the resolved configuration, from which the model is built again.
+        seen: ``(indptr [n_users + 1], items [n])`` int32, the items each user has seen, or None.
+        popularity: float32 ``[n_items]``, the fallback score for unknown users, or None.
+        meta: whatever else was saved: metrics, versions.
+
+    Raises:
+        DataError: an array does not fit the vocabularies.
+    """
+
+    params: Params
+    users: Vocabulary
+    items: Vocabulary
+    config: dict[str, Any]
+    seen: tuple[np.ndarray, np.ndarray] | None = None
+    popularity: np.ndarray | None = None
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.seen is not None:
+            indptr, items = (np.asarray(part) for part in self.seen)
+            if indptr.shape != (len(self.users) + 1,) or indptr[0] != 0 or np.any(np.diff(indptr) < 0):
+                raise DataError(
+                    f"seen: indptr must rise from 0 in shape ({len(self.users) + 1},), got {indptr.shape}"
+                )
+            if items.shape != (indptr[-1],):
+                raise DataError(f"seen: indptr ends at {indptr[-1]}, but items has shape {items.shape}")
+            if items.size and not (items.min() >= 0 and items.max() < len(self.items)):
+                raise DataError(f"seen: items must be in [0, {len(self.items)}), got up to {items.max()}")
+            object.__setattr__(self, "seen", (indptr.astype(np.int32), items.astype(np.int32)))
+        if self.popularity is not None:
+            popularity = np.asarray(self.popularity, np.float32)
+            if popularity.shape != (len(self.items),) or not np.isfinite(popularity).all():
+                raise DataError(f"popularity must be finite, of shape ({len(self.items)},)")
+            object.__setattr__(self, "popularity", popularity)
+
+
+def save_bundle(
+    folder: str | os.PathLike,
+    *,
+    params: Params,
+    users: Vocabulary,
+    items: Vocabulary,
+    config: dict[str, Any],
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
+    popularity: np.ndarray | None = None,
+    meta: dict[str, Any] | None = None,
+) -> None:
+    """Writes a bundle; the folder appears whole, and an older bundle there is replaced.
+
+    It holds ``weights.safetensors``, ``interactions.safetensors``, ``vocabulary.json``, ``config.json`` and
+    ``manifest.json``, which lists the sha256 of the others.
+
+    Args:
+        folder: the target; its parent must exist.
+        params: nested dicts of arrays; keys are strings without "/".
+        users: user vocabulary.
+        items: item vocabulary.
+        config: JSON values.
+        seen: see ``Bundle``.
+        popularity: see ``Bundle``.
+        meta: JSON values.
+
+    Raises:
+        CheckpointError: the folder exists and is not a bundle, or it cannot be written.
+        ConfigError: ``config`` or ``meta`` holds something that JSON has no word for.
+        DataError: an array does not fit the vocabularies.
+        TypeError: ``params`` is not made of nested dicts with string keys and arrays.
+
+    Example:
+        >>> import tempfile
+        >>> users, items = Vocabulary(["ann", "bob"], kind="user"), Vocabulary(["x", "y", "z"], kind="item")
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     folder = f"{parent}/bundle"
+        ...     save_bundle(folder, params={"bias": jnp.zeros(3)}, users=users, items=items, config={})
+        ...     bundle = load_bundle(folder)
+        >>> bundle.items.ids, bundle.params
+        (('x', 'y', 'z'), {'bias': Array([0., 0., 0.], dtype=float32)})
+    """
+    bundle = Bundle(params, users, items, config, seen, popularity, meta or {})
+    weights = {name: jnp.asarray(leaf) for name, leaf in _flatten(params).items()}
+    interactions = {}
+    if bundle.seen is not None:
+        interactions |= {"seen_indptr": bundle.seen[0], "seen_items": bundle.seen[1]}
+    if bundle.popularity is not None:
+        interactions |= {"popularity": bundle.popularity}
+    texts = {
+        _VOCABULARY: _json({"users": users.ids, "items": items.ids}, "vocabulary"),
+        _CONFIG: _json(config, "config"),
+    }
+    manifest = {"kind": _KIND, "version": _VERSION, "meta": json.loads(_json(bundle.meta, "meta"))}
+
+    target = pathlib.Path(folder).resolve()
+    if target.exists() and not (target / _MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
+        raise CheckpointError(f"{target} exists and is not a bundle; it is left alone, choose another folder")
+    try:
+        with _files.staged_folder(target) as staging:
+            (staging / _WEIGHTS).write_bytes(safetensors.save(weights))
+            arrays = {name: jnp.asarray(array) for name, array in interactions.items()}
+            (staging / _INTERACTIONS).write_bytes(safetensors.save(arrays))
+            for name, text in texts.items():
+                (staging / name).write_text(text, encoding="utf-8")
+            manifest["files"] = _files.digests(staging)
+            (staging / _MANIFEST).write_bytes(_files.seal(manifest))
+    except OSError as error:
+        raise CheckpointError(f"cannot write the bundle {target}: {error.strerror}") from error
+
+
+def load_bundle(folder: str | os.PathLike) -> Bundle:
+    """Reads a bundle after verifying the sha256 of every file.
+
+    Args:
+        folder: what ``save_bundle`` wrote.
+
+    Returns:
+        A ``Bundle``, bit-identical to what was saved.
+
+    Raises:
+        CheckpointError: it is not a bundle, of another version, or a file (named) is missing or damaged.
+    """
+    folder = pathlib.Path(folder)
+    manifest_path = folder / _MANIFEST
+    if not manifest_path.is_file():
+        raise CheckpointError(f"{folder} is not a bundle: it has no {_MANIFEST}; train a model first")
+    try:
+        manifest = _files.unseal(manifest_path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{manifest_path} is damaged: {error}; restore it or train again") from error
+    if manifest.get("kind") != _KIND:
+        raise CheckpointError(f"{manifest_path} does not describe a {_KIND}")
+    if manifest["version"] != _VERSION:
+        raise CheckpointError(
+            f"the bundle {folder} has version {manifest['version']}, and this debias_jax reads version "
+            f"{_VERSION}; install the debias_jax that wrote it, or export it again"
+        )
+    difference = _files.first_difference(folder, manifest["files"])
+    if difference:
+        raise CheckpointError(f"the bundle {folder} is damaged: {difference}; restore it or train again")
+    try:
+        params = _unflatten(safetensors.load_file(folder / _WEIGHTS))
+        arrays = safetensors.load_file(folder / _INTERACTIONS)
+    except SafetensorError as error:
+        raise CheckpointError(f"the bundle {folder} cannot be read: {error}") from error
+    ids = json.loads((folder / _VOCABULARY).read_text(encoding="utf-8"))
+    return Bundle(
+        params=params,
+        users=Vocabulary(ids["users"], kind="user"),
+        items=Vocabulary(ids["items"], kind="item"),
+        config=json.loads((folder / _CONFIG).read_text(encoding="utf-8")),
+        seen=(arrays["seen_indptr"], arrays["seen_items"]) if "seen_indptr" in arrays else None,
+        popularity=arrays.get("popularity"),
+        meta=manifest["meta"],
+    )
+
+
+def _flatten(params: Params, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in params.items():
+        if not isinstance(key, str) or _SEPARATOR in key:
+            raise TypeError(
+                f"keys of params must be strings without {_SEPARATOR!r}, got {key!r} in {prefix!r}"
+            )
+        name = prefix + key
+        if isinstance(value, dict):
+            if not value:
+                raise TypeError(f"params[{name!r}] is an empty dict, which the file format cannot hold")
+            flat |= _flatten(value, name + _SEPARATOR)
+        elif hasattr(value, "dtype"):
+            flat[name] = value
+        else:
+            raise TypeError(f"params[{name!r}] must be an array or a dict, got {type(value).__name__}")
+    return flat
+
+
+def _unflatten(flat: dict[str, Any]) -> Params:
+    params: Params = {}
+    for name, value in flat.items():
+        *groups, leaf = name.split(_SEPARATOR)
+        node = params
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return params
+
+
+def _json(value: Any, name: str) -> str:
+    try:
+        return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} must hold JSON values only: {error}") from error

@@ -1,0 +1,149 @@
+"""Every method of ``methods.__all__`` goes through the same matrix; a new one adds a row to ``BUILD``."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from debias_jax import data, methods, models, training
+from debias_jax.methods.base import TrainState
+
+N_USERS, N_ITEMS, DIM = 24, 18, 4
+
+
+def _mf():
+    return models.mf(N_USERS, N_ITEMS, dim=DIM)
+
+
+def _exposure():
+    return models.biif_exposure(N_USERS, dim=DIM)
+
+
+def _with_exposure(factory):
+    return lambda: factory(_mf(), _exposure(), item_vectors=models.item_vectors, batch_size=32)
+
+
+def _with_propensity(factory):
+    return lambda: factory(_mf(), models.additive_logistic(N_USERS, N_ITEMS), batch_size=16)
+
+
+BUILD = {
+    "alter_opt": _with_exposure(methods.alter_opt),
+    "bi_opt2": _with_exposure(methods.bi_opt2),
+    "biif": _with_exposure(methods.biif),
+    "bpr": lambda: methods.bpr(_mf(), batch_size=16),
+    "ips": _with_propensity(methods.ips),
+    "joint_opt": _with_exposure(methods.joint_opt),
+    "mean_logit": methods.mean_logit,
+    "mf": lambda: methods.mf(_mf(), batch_size=32),
+    "relmf": lambda: methods.relmf(_mf(), batch_size=32),
+    "snips": _with_propensity(methods.snips),
+    "umf": lambda: methods.umf(_mf(), batch_size=32),
+}
+
+
+def test_every_method_has_a_row():
+    assert sorted(BUILD) == sorted(methods.__all__)
+
+
+@functools.cache
+def _log():
+    log = data.synthetic.generate(seed=3, n_users=N_USERS, n_items=N_ITEMS, mean_exposure=0.3)
+    return data.splits.biif(log, seed=0)
+
+
+@functools.cache
+def _data():
+    return training.train_data(_log())
+
+
+@functools.cache
+def _method(name):
+    return BUILD[name]()
+
+
+@functools.cache
+def _epochs(name, n_epochs):
+    """One compiled program a method and length, and the counter of its compilations."""
+    method = _method(name)
+
+    def run(state, train, key, first_epoch):
+        return training.train_epochs(method, state, train, key, first_epoch, n_epochs=n_epochs)
+
+    return jax.jit(run)
+
+
+@functools.cache
+def _start(name):
+    return jax.jit(_method(name).init)(jax.random.key(0), _data(), {})
+
+
+def _train(name, state, first_epoch, n_epochs, seed=7):
+    return _epochs(name, n_epochs)(state, _data(), jax.random.key(seed), jnp.int32(first_epoch))
+
+
+def _structure(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+@pytest.mark.parametrize("name", methods.__all__)
+class TestMethod:
+    def test_state_is_a_pytree_of_arrays_with_stable_types(self, name):
+        state = _start(name)
+        assert isinstance(state, TrainState)
+        trained, logs = _train(name, state, 0, 2)
+        assert _structure(trained) == _structure(state)
+        assert all(log.shape == (2,) and bool(jnp.all(jnp.isfinite(log))) for log in logs.values())
+        assert "loss" in logs
+
+    def test_two_and_two_epochs_are_four_to_the_bit(self, name):
+        at_once = _train(name, _start(name), 0, 4)[0]
+        in_parts = _train(name, _train(name, _start(name), 0, 2)[0], 2, 2)[0]
+        jax.tree.map(np.testing.assert_array_equal, at_once, in_parts)
+
+    def test_the_second_call_does_not_recompile(self, name):
+        state = _train(name, _start(name), 0, 2)[0]
+        before = _epochs(name, 2)._cache_size()
+        _train(name, state, 2, 2)
+        assert _epochs(name, 2)._cache_size() == before
+
+    def test_seed_decides(self, name):
+        a, b, c = (_train(name, _start(name), 0, 2, seed=seed)[0].params for seed in (1, 1, 2))
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+        if name != "mean_logit":
+            assert any(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.any(x != y)), a, c)))
+
+    def test_predict_broadcasts_users_against_items(self, name):
+        method, state = _method(name), _start(name)
+        users, items = jnp.arange(5, dtype=jnp.int32), jnp.arange(7, dtype=jnp.int32)
+        table = method.predict(state, users[:, None], items[None, :])
+        assert table.shape == (5, 7)
+        np.testing.assert_allclose(method.predict(state, users, users), jnp.diagonal(table[:, :5]), rtol=1e-6)
+
+    def test_hyperparameters_are_leaves_of_the_state_and_unknown_ones_are_named(self, name):
+        assert set(_start(name).hparams) == set(_method(name).hparams)
+        with pytest.raises(KeyError, match="no_such"):
+            _method(name).init(jax.random.key(0), _data(), {"no_such": 1.0})
+
+    def test_loss_falls(self, name):
+        if name == "mean_logit":
+            pytest.skip("closed form: there is no loss to follow")
+        hparams = {"lr": jnp.float32(0.02)}
+        state = jax.jit(_method(name).init)(jax.random.key(0), _data(), hparams)
+        losses = []
+        for epoch in range(0, 30, 2):
+            state, logs = _train(name, state, epoch, 2)
+            losses.append(float(logs["loss"].mean()))
+        assert losses[-1] < losses[0]
+
+    def test_exposure_is_a_probability(self, name):
+        method = _method(name)
+        if method.exposure is None:
+            assert name in ("mean_logit", "mf", "bpr")
+            return
+        users, items = jnp.meshgrid(jnp.arange(N_USERS), jnp.arange(N_ITEMS), indexing="ij")
+        exposure = method.exposure(_start(name), _data(), users, items)
+        assert exposure.shape == (N_USERS, N_ITEMS)
+        assert bool(jnp.all((exposure >= 0) & (exposure <= 1)))
