@@ -185,7 +185,8 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
                 f"{np.mean(values):.4f} ±{np.std(values, ddof=1):.4f}" if values and len(values) > 1 else "-"
             )
     n_seeds = len(first.seeds)
-    title = f"{first.dataset}, protocol {first.protocol['name']}: mean ± sd over {n_seeds} seed{'s' if n_seeds > 1 else ''}"
+    seeds = f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
+    title = f"{first.dataset}, protocol {first.protocol['name']}: mean ± sd over {seeds}"
     text = [title, _columns([head, *body])]
     if comparison:
         base = comparison[0]["baseline"]

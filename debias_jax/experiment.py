@@ -25,9 +25,9 @@ from ml_collections import ConfigDict
 from debias_jax import _config, _plots, _results, data, methods, metrics, models, serving, training
 from debias_jax._config import choose, nearest
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError, DataError, DivergedError
+from debias_jax.errors import ConfigError, DivergedError
 from debias_jax.methods.base import Method, TrainState
-from debias_jax.training import checkpoint, significance, writers
+from debias_jax.training import checkpoint, writers
 from debias_jax.training import evaluate as evaluation
 
 DATASETS = {

@@ -1,10 +1,11 @@
-"""Trains many seeds, and a grid of numeric hyperparameters, as one compiled program a method.
+r"""Trains many seeds, and a grid of numeric hyperparameters, as one compiled program a method.
 
 Without a grid it reports the test part, as train.py does. With a grid it reads validation only and prints the best
 setting of each method.
 
 python launch/sweep.py --config=configs/coat.py:biif --seeds=16 --workdir=runs/seeds
-python launch/sweep.py --config=configs/coat.py:mf --seeds=2 --grid=lr=3e-4,1e-3 --grid=weight_decay=0,1e-5 --workdir=runs/grid
+python launch/sweep.py --config=configs/coat.py:mf --seeds=2 --grid=lr=3e-4,1e-3 --grid=weight_decay=0,1e-5 \
+    --workdir=runs/grid
 """
 
 from absl import flags

@@ -15,9 +15,7 @@ KEY = jax.random.key(0)
 # epoch_batches
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "batch_size", "steps"), [(1, 1, 1), (7, 3, 3), (6, 3, 2), (5, 8, 1), (3, 1, 3), (2, 9, 1)]
-)
+@pytest.mark.parametrize(("n_rows", "batch_size", "steps"), [(1, 1, 1), (7, 3, 3), (6, 3, 2), (2, 9, 1)])
 def test_every_row_once_and_padding_in_range(n_rows, batch_size, steps):
     index, where = sampling.epoch_batches(KEY, n_rows, batch_size=batch_size)
     assert index.shape == where.shape == (steps, batch_size)
@@ -128,9 +126,7 @@ def _random_pairs(rng, n_users, n_items, n):
     return rng.integers(0, n_users, n), rng.integers(0, n_items, n)
 
 
-@pytest.mark.parametrize(
-    ("n_users", "n_items", "n"), [(1, 1, 1), (4, 6, 0), (5, 7, 20), (30, 20, 300), (3, 50, 9)]
-)
+@pytest.mark.parametrize(("n_users", "n_items", "n"), [(1, 1, 1), (4, 6, 0), (30, 20, 300)])
 def test_contains_agrees_with_a_python_set_on_every_pair(rng, n_users, n_items, n):
     users, items = _random_pairs(rng, n_users, n_items, n)
     pairs = sampling.pair_set(users, items, n_users=n_users)
@@ -190,7 +186,7 @@ def test_bad_pairs_are_refused(users, items, message):
 # uniform_unseen_items
 
 
-@pytest.mark.parametrize(("n_users", "n_items", "n"), [(4, 6, 0), (5, 7, 20), (12, 9, 70)])
+@pytest.mark.parametrize(("n_users", "n_items", "n"), [(4, 6, 0), (12, 9, 70)])
 def test_ranks_enumerate_exactly_the_unseen_items(rng, n_users, n_items, n):
     """A uniform rank gives a uniform unseen item if ranks map one to one onto them: here all, in order."""
     users, items = _random_pairs(rng, n_users, n_items, n)

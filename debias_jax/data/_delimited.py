@@ -34,13 +34,15 @@ class Delimited:
     def __init__(self, path: pathlib.Path, separator: str, roles: dict[str, str]):
         self.path, self.separator, self.roles = path, separator, roles
         self.polars = require_extra("polars", "data")
-        with open_text(path) as file:
+        with open_text(path, errors="surrogateescape") as file:
             try:
                 self.header = next(csv.reader(file, delimiter=separator), None)
             except csv.Error as error:
                 raise DataError(f"{path}:1: the header cannot be read: {error}") from error
         if not self.header:
             raise DataError(f"{path} is empty; its first line should name the columns")
+        if not all(map(_is_text, self.header)):
+            raise DataError(f"{path}:1: the header is not UTF-8 text")
         check_columns(path, self.header, roles.values())
 
     def place(self, line: int) -> str:

@@ -1,10 +1,10 @@
 """Frames: which pairs one epoch trains on. Each function returns a ``BatchesFn`` for a recipe.
 
-| frame | rows of an epoch | what the mean loss over them estimates |
+| frame | rows of an epoch | its mean loss estimates |
 |---|---|---|
-| ``observed_pairs`` | every observed row once | the observed (biased) risk, to be re-weighted by a propensity |
-| ``clicks_and_negatives`` | every click, K uniform items per click as zeros | a risk in which clicks are over-weighted |
-| ``clicks_and_uniform_pairs`` | every click, K uniform pairs per click, weighted | the risk over all pairs, without bias |
+| ``observed_pairs`` | every observed row once | the observed (biased) risk, for a propensity to re-weight |
+| ``clicks_and_negatives`` | every click, K uniform items for each as zeros | a risk with clicks over-weighted |
+| ``clicks_and_uniform_pairs`` | every click, K uniform pairs for each, weighted | the risk over all pairs |
 | ``click_triplets`` | every click with one unclicked item | the pairwise (BPR) risk |
 """
 

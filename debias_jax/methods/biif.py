@@ -50,7 +50,7 @@ def biif(
     Args:
         model: the relevance model.
         exposure_model: e.g. ``models.biif_exposure``.
-        item_vectors: item representations of ``model``, ``(params, items) -> [..., dim]``, e.g. ``models.item_vectors``.
+        item_vectors: ``(params, items) -> [..., dim]`` of ``model``, e.g. ``models.item_vectors``.
         batch_size: rows a step.
         n_negatives: uniform zeros drawn per click.
         frame: see ``methods.batching``.

@@ -98,7 +98,8 @@ def _lower_labels_first(scores: Array, labels: Array, mask: Array, values: Array
     entries tied with the last kept score can enter or leave the kept set; a second top_k picks those of the
     lowest labels, and the sort by two keys is left with the kept entries alone.
     """
-    last = values[..., -1:]
+    # A minimum, not values[..., -1:]: XLA merges that slice into the one by which it knows a top_k, and sorts all.
+    last = jnp.min(values, axis=-1, keepdims=True, initial=jnp.inf)
     above = values > last
     n_above = jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
     tied = (scores == last) & mask

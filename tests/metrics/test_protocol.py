@@ -41,7 +41,16 @@ def test_round_trip_through_json(name):
 def test_one_sort_gives_what_the_single_metrics_give():
     protocol = dataclasses.replace(
         PROTOCOLS["strict"].with_metrics(
-            "auc", "dcg@3", "ndcg@5", "map@4", "recall@2", "precision@3", "hr@1", "mrr@5", "snips_dcg@3", "dcg"
+            "auc",
+            "dcg@3",
+            "ndcg@5",
+            "map@4",
+            "recall@2",
+            "precision@3",
+            "hr@1",
+            "mrr@5",
+            "snips_dcg@3",
+            "dcg",
         ),
         discount="jarvelin",
         ap_normaliser="hits",

@@ -12,9 +12,10 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def drawn(rng, scale=1.0):
-    params = models.biif_exposure(3, dim=4).init(jax.random.key(0))
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32), params)
+def drawn(rng):
+    """Every parameter from N(0, 1)."""
+    shapes = jax.eval_shape(models.biif_exposure(3, dim=4).init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
 @pytest.mark.parametrize(("user_shape", "item_shape"), [((5,), (5,)), ((2, 1), (2, 3)), ((3, 1), (1, 6))])
@@ -22,7 +23,7 @@ def test_equals_eq_14(rng, user_shape, item_shape):
     params = drawn(rng)
     users = rng.integers(0, 3, user_shape)
     vectors, popularity = rng.normal(size=(*item_shape, 4)), rng.random(item_shape)
-    actual = models.biif_exposure(3, dim=4).apply(
+    actual = jax.jit(models.biif_exposure(3, dim=4).apply)(
         params, jnp.asarray(users), jnp.asarray(vectors, jnp.float32), jnp.asarray(popularity, jnp.float32)
     )
 

@@ -9,18 +9,28 @@ from flax import nnx
 from debias_jax.models import base
 
 
+class Affine(nnx.Module):
+    def __init__(self, number):
+        self.scale = nnx.Param(jnp.asarray(1.0 + number / 10))
+        self.shift = nnx.Param(jnp.asarray(float(number)))
+
+    def __call__(self, x):
+        return self.scale[...] * x + self.shift[...]
+
+
 class Tower(nnx.Module):
-    """Twelve layers in a list, dropout, and a parameter that starts from a Python number."""
+    """A drawn layer, twelve layers in a list (more than ten: "10" sorts before "2"), and dropout."""
 
     def __init__(self, *, rngs):
-        self.layers = nnx.List([nnx.Linear(2, 2, rngs=rngs) for _ in range(12)])
+        self.first = nnx.Linear(2, 2, rngs=rngs)
+        self.layers = nnx.List([Affine(number) for number in range(12)])
         self.dropout = nnx.Dropout(0.5)
-        self.shift = nnx.Param(jnp.asarray(0.5))
 
     def __call__(self, x, rngs=None):
+        x = self.first(x)
         for layer in self.layers:
             x = layer(x)
-        return self.dropout(jnp.ones_like(x), deterministic=rngs is None, rngs=rngs) * x + self.shift[...]
+        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
 
 
 @pytest.fixture(scope="module")
@@ -44,28 +54,29 @@ def test_parameters_are_plain_float32_dicts(params):
             assert (node.dtype, node.weak_type) == (jnp.float32, False)
 
     walk(params)
-    assert sorted(params) == ["layers", "shift"]
+    assert sorted(params) == ["first", "layers"]
     assert sorted(params["layers"], key=int) == [str(n) for n in range(12)]
 
 
 def test_parameters_are_float32_under_x64(tower, params, x64):
-    jax.tree.map(np.testing.assert_array_equal, tower.init(jax.random.key(0)), params)
-    assert {leaf.dtype for leaf in jax.tree.leaves(tower.init(jax.random.key(0)))} == {jnp.dtype(jnp.float32)}
+    again = tower.init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {jnp.dtype(jnp.float32)}
 
 
 def test_each_layer_gets_its_own_parameters(tower, params):
     x = np.ones((1, 2), np.float32)
-    expected = x
+    expected = x @ np.asarray(params["first"]["kernel"])
     for number in range(12):
-        layer = jax.tree.map(np.asarray, params["layers"][str(number)])
-        expected = expected @ layer["kernel"] + layer["bias"]
-    np.testing.assert_allclose(tower.apply(params, jnp.asarray(x)), expected + 0.5, rtol=1e-5)
+        assert params["layers"][str(number)]["shift"] == number
+        expected = (1 + number / 10) * expected + number
+    np.testing.assert_allclose(tower.apply(params, jnp.asarray(x)), expected, rtol=1e-5)
 
 
 def test_init_repeats_with_the_key_and_differs_without(tower, params):
     jax.tree.map(np.testing.assert_array_equal, tower.init(jax.random.key(0)), params)
     other = tower.init(jax.random.key(1))
-    assert (other["layers"]["0"]["kernel"] != params["layers"]["0"]["kernel"]).all()
+    assert (other["first"]["kernel"] != params["first"]["kernel"]).all()
 
 
 def test_key_decides_dropout(tower, params):
@@ -74,10 +85,10 @@ def test_key_decides_dropout(tower, params):
     np.testing.assert_array_equal(plain, tower.apply(params, x))
     np.testing.assert_array_equal(dropped, tower.apply(params, x, key=jax.random.key(3)))
     assert (dropped != tower.apply(params, x, key=jax.random.key(4))).any()
-    kept = np.asarray(dropped != params["shift"])
+    kept = np.asarray(dropped != 0)
     assert 0 < kept.sum() < kept.size
     # Inverted dropout: what is kept is doubled.
-    np.testing.assert_allclose((dropped - 0.5)[kept], 2 * (plain - 0.5)[kept], rtol=1e-4)
+    np.testing.assert_allclose(dropped[kept], 2 * plain[kept], rtol=1e-6)
 
 
 def test_key_is_ignored_by_a_module_without_rngs():
@@ -95,7 +106,7 @@ def test_jit_vmap_and_grad(tower, params):
 
     grads = jax.jit(jax.grad(loss))(params, jax.random.key(5))
     assert jax.tree.structure(grads) == jax.tree.structure(params)
-    assert float(jnp.abs(grads["layers"]["11"]["kernel"]).sum()) > 0
+    assert float(abs(grads["layers"]["11"]["scale"])) > 0
 
     keys = jax.random.split(jax.random.key(0), 3)
     many = jax.jit(jax.vmap(tower.init))(keys)

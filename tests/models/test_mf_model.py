@@ -11,16 +11,17 @@ from debias_jax.errors import ConfigError
 SHAPES = [((4,), (4,)), ((2, 1), (2, 3)), ((3, 1), (1, 6)), ((), ())]
 
 
-def drawn(params, rng):
-    """Every parameter random, biases too."""
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+def drawn(model, rng):
+    """Every parameter from N(0, 1), biases too."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("user_shape", "item_shape"), SHAPES)
 def test_logit_is_the_inner_product_of_each_pair(rng, bias, user_shape, item_shape):
     model = models.mf(3, 6, dim=4, bias=bias)
-    params = drawn(model.init(jax.random.key(0)), rng)
+    params = drawn(model, rng)
     users, items = rng.integers(0, 3, user_shape), rng.integers(0, 6, item_shape)
     logits = jax.jit(model.apply)(params, jnp.asarray(users), jnp.asarray(items))
 
@@ -57,7 +58,7 @@ def test_start():
 
 def test_item_vectors_are_those_of_the_score(rng):
     model = models.mf(3, 6, dim=4)
-    params = drawn(model.init(jax.random.key(0)), rng)
+    params = drawn(model, rng)
     items = jnp.asarray([[5, 0], [2, 2]])
     vectors = models.item_vectors(params, items)
     assert vectors.shape == (2, 2, 4)

@@ -381,7 +381,7 @@ def test_t9_eq_19_holds_with_residuals_after_the_step(vectors, rows, rng):
 
 
 def test_t10_adam_as_inner_step_blocks_the_hypergradient_at_first(vectors, rows, rng):
-    """Claim: the method is "optimised with Adam". Source: Biif 3.1.4. Verdict: it matters which step is meant.
+    """Claim: the method is "optimised with Adam". Source: Biif 3.1.4. Verdict: it matters which step.
 
     Almost nothing of the exposure passes through Adam's first step, g / |g|: relative to an SGD step of the
     same size less than 1e-4. Later, with filled moments, it passes, but in another direction than through

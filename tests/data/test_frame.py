@@ -1,0 +1,361 @@
+"""The user's own files: what is read, and that every fault is named with its line."""
+
+import csv
+import gzip
+import io
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from debias_jax.data.frame import read
+from debias_jax.errors import ConfigError, DataError, MissingExtraError
+
+pl = pytest.importorskip("polars")
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content, name="log.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def triples(data, part="train"):
+    rows = getattr(data, part)
+    return list(
+        zip(data.users.decode(rows.users), data.items.decode(rows.items), rows.labels.tolist(), strict=True)
+    )
+
+
+def test_clicks(file):
+    data, report = read(file("user,item\nb,x\na,x\nb,y\n"))
+    assert triples(data) == [("b", "x", 1.0), ("a", "x", 1.0), ("b", "y", 1.0)]
+    assert (data.users.ids, data.items.ids, data.name) == (("b", "a"), ("x", "y"), "log")
+    assert report.part("train").rows == 3
+    assert data.notes == ("each row is a click (label 1)",)
+
+
+def test_all_columns_and_parts(file):
+    text = (
+        "when,who,what,stars,p,part,unused\n"
+        "100,u1,i1,5,0.5,train,\n"
+        "200,u1,i2,2.5,1,train,\n"
+        "300,u2,i1,4,1e-3,validation,x\n"
+        "400,u2,i3,3,0.25,test,\n"
+    )
+    data, report = read(
+        file(text),
+        user="who",
+        item="what",
+        rating="stars",
+        threshold=4,
+        timestamp="when",
+        propensity="p",
+        split="part",
+        name="mine",
+    )
+    assert triples(data) == [("u1", "i1", 1.0), ("u1", "i2", 0.0)]
+    assert triples(data, "validation") == [("u2", "i1", 1.0)]
+    assert triples(data, "test") == [("u2", "i3", 0.0)]
+    assert data.train.ratings.tolist() == [5.0, 2.5]
+    assert data.train.timestamps.tolist() == [100, 200]
+    np.testing.assert_array_equal(data.validation.propensities, np.float32([1e-3]))
+    assert report.cold == {"validation users": 1, "test users": 1, "test items": 1}
+    assert (data.name, data.notes) == ("mine", ("label = stars >= 4",))
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.tsv", "log.tsv.gz", "log.parquet"])
+def test_formats_agree(tmp_path, name):
+    frame = pl.DataFrame({"user": ["007", "7"], "item": ["nan", "é"], "label": [1, 0]})
+    path = tmp_path / name
+    if name == "log.parquet":
+        frame.write_parquet(path)
+    else:
+        text = frame.write_csv(separator="\t" if ".tsv" in name else ",").encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    data, _ = read(path, label="label")
+    assert triples(data) == [("007", "nan", 1.0), ("7", "é", 0.0)]
+    assert data.name == "log"
+
+
+def test_separator_where_the_suffix_does_not_tell(file):
+    assert len(read(file("user;item\na;b\n", "log.dat"), separator=";")[0].train) == 1
+    with pytest.raises(DataError, match=r"cannot tell the format of \.dat"):
+        read(file("user;item\na;b\n", "log.dat"))
+
+
+IDS = [
+    "7",
+    "007",
+    "7.0",
+    " 7",
+    "7 ",
+    "nan",
+    "NaN",
+    "null",
+    "None",
+    "-1",
+    "9" * 30,
+    "é",
+    "e\u0301",
+    "\u05d0",
+    "🙂",
+    "=1+1",
+]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_ids_are_kept_exactly(file, quoting):
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, quoting=quoting)
+    writer.writerows([("user", "item"), *((raw, f'a,"{raw}"') for raw in IDS)])
+    data, _ = read(file(buffer.getvalue()))
+    assert list(data.users.ids) == IDS
+    assert list(data.items.ids) == [f'a,"{raw}"' for raw in IDS]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1),
+        min_size=1,
+        max_size=20,
+        unique=True,
+    )
+)
+def test_any_text_round_trips(ids):
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([("user", "item"), *((raw, "x") for raw in ids)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "log.csv"
+        path.write_bytes(buffer.getvalue().encode())
+        assert list(read(path)[0].users.ids) == ids
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_dataset_or_a_data_error(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "log.csv"
+        path.write_bytes(b"user,item,label\na,b,1\n" + content)
+        for on_bad_rows in ("error", "skip"):
+            try:
+                data, _ = read(path, label="label", on_bad_rows=on_bad_rows, duplicates="first")
+            except DataError:
+                continue
+            assert triples(data)[0] == ("a", "b", 1.0)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_newlines_and_byte_order_mark(file, newline, mark):
+    data, _ = read(file(mark + newline.join(["user,item", "a,x", "b,y"])))
+    assert triples(data) == [("a", "x", 1.0), ("b", "y", 1.0)]
+
+
+BAD_ROWS = {
+    "short": (b"c,x", "2 cells, the header has 4"),
+    "long": (b"c,x,1,0.5,9", "5 cells, the header has 4"),
+    "blank": (b"", "blank line"),
+    "latin-1": (b"\xe9,x,1,0.5", "not UTF-8 text"),
+    "quotes": (b'"c"x,x,1,0.5', "malformed row"),
+    "empty user": (b",x,1,0.5", "column 'user' is empty"),
+    "quoted empty item": (b'c,"",1,0.5', "column 'item' is empty"),
+    "NUL": (b"c\x00,x,1,0.5", "column 'user' holds .* with a NUL byte or a line break"),
+    "empty label": (b"c,x,,0.5", "column 'label' is empty"),
+    "text label": (b"c,x,yes,0.5", "column 'label' holds 'yes', which is not a finite number"),
+    "nan label": (b"c,x,nan,0.5", "column 'label' holds 'nan', which is not a finite number"),
+    "inf label": (b"c,x,inf,0.5", "column 'label' holds 'inf'"),
+    "huge label": (b"c,x,1e39,0.5", "column 'label' holds '1e39'"),
+    "zero propensity": (b"c,x,1,0", r"column 'p' holds '0', which is outside \(0, 1\]"),
+    "tiny propensity": (b"c,x,1,1e-60", "column 'p' holds '1e-60', which is outside"),
+    "negative propensity": (b"c,x,1,-0.1", "column 'p' holds '-0.1', which is outside"),
+    "large propensity": (b"c,x,1,1.01", "column 'p' holds '1.01', which is outside"),
+    "nan propensity": (b"c,x,1,nan", "column 'p' holds 'nan', which is not a finite number"),
+}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_a_bad_row_is_named_or_skipped(file, row):
+    line, message = BAD_ROWS[row]
+    path = file(b"user,item,label,p\na,x,1,0.5\n" + line + b"\nb,y,0,0.5\n")
+    with pytest.raises(DataError, match=rf"log\.csv:3: {message}.*on_bad_rows='skip'"):
+        read(path, label="label", propensity="p")
+    data, report = read(path, label="label", propensity="p", on_bad_rows="skip")
+    assert triples(data) == [("a", "x", 1.0), ("b", "y", 0.0)]
+    assert report.bad_rows_skipped == 1
+    assert report.bad_row_examples[0].startswith(f"{path}:3: ")
+    assert "bad rows skipped: 1" in str(report)
+
+
+def test_the_line_is_right_after_quoted_line_breaks_and_blank_lines(file):
+    path = file('user,item,text,label\na,x,"two\nlines",1\n\nb,y,"",oops\n')
+    with pytest.raises(DataError, match=r":4: blank line \(1 more bad rows\)"):
+        read(path, label="label")
+    _, report = read(path, label="label", on_bad_rows="skip")
+    assert [example.split("log.csv:")[1][:2] for example in report.bad_row_examples] == ["4:", "5:"]
+
+
+def test_an_open_quote_is_an_error_even_when_skipping(file):
+    path = file('user,item,label\na,x,1\nb,"y,1\nc,z,1\n')
+    with pytest.raises(DataError, match=r"log\.csv:3: a quoted field begins here and does not end"):
+        read(path, on_bad_rows="skip")
+
+
+def test_nothing_usable(file):
+    with pytest.raises(DataError, match="holds no rows but 2 bad ones, the first: column 'user' is empty"):
+        read(file("user,item\n,x\n,y\n"), on_bad_rows="skip")
+    with pytest.raises(DataError, match="holds no rows$"):
+        read(file("user,item\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (b"", "log.csv", "is empty; its first line should name the columns"),
+        (b"", "log.csv.gz", "is empty"),
+        (gzip.compress(b""), "log.csv.gz", "is empty"),
+        (gzip.compress(b"user,item\n" + b"a,b\n" * 99)[:-12], "log.csv.gz", "cannot be read"),
+        (b"\xff\xfeu\x00s\x00", "log.csv", "is not UTF-8"),
+        (
+            b"users,item\na,b\n",
+            "log.csv",
+            "no column 'user'; did you mean 'users'.*the columns are 'users', 'item'",
+        ),
+        (b"user;item\na;b\n", "log.csv", "the columns are 'user;item'"),
+        (b"user,item,user\na,b,c\n", "log.csv", "the column 'user' occurs 2 times"),
+        (b"PAR1", "log.parquet", "cannot be read as parquet"),
+        (b"x", "log.xlsx", r"cannot tell the format of \.xlsx"),
+    ],
+)
+def test_bad_files(file, content, name, message):
+    with pytest.raises(DataError, match=message):
+        read(file(content, name))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"log\.csv is not a file"):
+        read(tmp_path / "log.csv")
+
+
+def test_labels_that_are_no_labels_are_never_skipped(file):
+    path = file("user,item,label\na,x,1\nb,x,3\n")
+    with pytest.raises(
+        DataError, match=r"log\.csv:3: column 'label' holds 3, which is not 0 or 1; pass threshold="
+    ):
+        read(path, label="label", on_bad_rows="skip")
+    assert read(path, label="label", threshold=2)[0].train.labels.tolist() == [0.0, 1.0]
+
+
+def test_label_beside_rating(file):
+    data, _ = read(file("user,item,label,stars\na,x,1,3\nb,x,0,5\n"), label="label", rating="stars")
+    assert (data.train.labels.tolist(), data.train.ratings.tolist()) == ([1.0, 0.0], [3.0, 5.0])
+
+
+def test_timestamps(file):
+    path = file("user,item,t\na,x,-5\nb,x,3.0\nc,x,1.5\n")
+    with pytest.raises(DataError, match=":4: column 't' holds '1.5', which is no whole number of seconds"):
+        read(path, timestamp="t")
+    assert read(path, timestamp="t", on_bad_rows="skip")[0].train.timestamps.tolist() == [-5, 3]
+
+
+def test_unknown_split(file):
+    path = file("user,item,part\na,x,train\nb,x,valid\n")
+    with pytest.raises(DataError, match=":3: column 'part' holds 'valid', .* one of train, validation, test"):
+        read(path, split="part")
+    with pytest.raises(DataError, match="no row has 'part' = 'train'"):
+        read(file("user,item,part\na,x,test\n"), split="part")
+
+
+REPEATED = "user,item,stars,t\na,x,2,30\nb,x,5,0\na,x,5,10\na,x,3,20\na,y,1,0\n"
+
+
+@pytest.mark.parametrize(
+    ("policy", "by_row", "by_time"),
+    [("first", 2.0, 5.0), ("last", 3.0, 2.0), ("max", 5.0, 5.0), ("mean", 10 / 3, 10 / 3)],
+)
+def test_duplicates(file, policy, by_row, by_time):
+    path = file(REPEATED)
+    for timestamp, expected in ((None, by_row), ("t", by_time)):
+        data, report = read(path, rating="stars", threshold=4, timestamp=timestamp, duplicates=policy)
+        kept = {
+            key: rating for key, rating in zip(data.train.pair_keys.tolist(), data.train.ratings, strict=True)
+        }
+        assert kept == {0: np.float32(expected), 2: 5.0, 1: 1.0}
+        assert data.train.labels.tolist() == (data.train.ratings >= 4).astype(float).tolist()
+        assert report.duplicates_dropped == 2
+
+
+def test_duplicates_keep_the_order_of_the_file(file):
+    data, _ = read(file("user,item\na,x\nb,x\na,x\nc,x\n"), duplicates="last")
+    assert data.users.decode(data.train.users) == ["b", "a", "c"]
+
+
+def test_a_duplicate_is_named_with_both_lines(file):
+    with pytest.raises(
+        DataError, match=r"csv:4: user 'a', item 'x' also stands in .*csv:2; duplicates='first'"
+    ):
+        read(file(REPEATED))
+
+
+def test_a_pair_in_two_parts_is_no_duplicate_but_reported(file):
+    data, report = read(file("user,item,part\na,x,train\na,x,test\nb,x,train\n"), split="part")
+    assert report.overlaps == {"train and test": 1}
+    assert report.duplicates_dropped == 0
+    assert len(data.test) == 1
+
+
+def test_parquet_types_and_places(tmp_path):
+    path = tmp_path / "log.parquet"
+    frame = pl.DataFrame(
+        {
+            "user": pl.Series([2**62, -1, 7]),
+            "item": pl.Series(["x", "y", "x"], dtype=pl.Categorical),
+            "label": [True, False, None],
+            "when": pl.Series(["1970-01-02", "1970-01-03", "1970-01-01"]).str.to_datetime(),
+        }
+    )
+    frame.write_parquet(path)
+    with pytest.raises(DataError, match=r"log\.parquet, row 3: column 'label' is empty"):
+        read(path, label="label")
+    data, _ = read(path, label="label", timestamp="when", on_bad_rows="skip")
+    assert data.users.ids == (str(2**62), "-1")
+    assert data.train.timestamps.tolist() == [86_400, 172_800]
+    assert data.train.labels.tolist() == [1.0, 0.0]
+    frame.with_columns(pl.lit(1.5).alias("user")).write_parquet(path)
+    with pytest.raises(
+        DataError, match="column 'user' is Float64; ids and splits must be strings or integers"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(rating="stars"), "rating= needs threshold="),
+        (dict(threshold=3), "threshold = 3 needs label= or rating="),
+        (dict(label="a", rating="b", threshold=3), "ambiguous"),
+        (dict(label="a", duplicates="mean"), "'mean' of 0/1 labels is no label"),
+        (dict(duplicates="frist"), "did you mean 'first'"),
+        (dict(on_bad_rows="ignore"), "on_bad_rows = 'ignore' must be one of error, skip"),
+        (dict(user="id", item="id"), "user and item both name the column 'id'"),
+        (dict(rating="stars", threshold=float("nan")), "threshold = nan"),
+    ],
+)
+def test_settings_that_do_not_fit(file, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        read(file("user,item\na,b\n"), **arguments)
+
+
+def test_missing_polars_is_named(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'debias_jax\[data\]'"):
+        read(file("user,item\na,b\n"))

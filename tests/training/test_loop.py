@@ -1,0 +1,221 @@
+"""The training loop: many runs as one program, early stopping, resume, refusals."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from debias_jax import data, methods, metrics, models, training
+from debias_jax.errors import ConfigError, DataError, DivergedError
+from debias_jax.training import evaluate as evaluation
+from debias_jax.training.checkpoint import Checkpointer
+
+
+@pytest.fixture(scope="module")
+def log():
+    log = data.synthetic.generate(seed=3, n_users=24, n_items=18, mean_exposure=0.3)
+    return data.splits.biif(log, seed=0)
+
+
+@pytest.fixture(scope="module")
+def train(log):
+    return training.train_data(log)
+
+
+@pytest.fixture(scope="module")
+def method():
+    return methods.mf(models.mf(24, 18, dim=4), batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def validation(log, method):
+    protocol = metrics.PROTOCOLS["snips"]
+    eval_set = evaluation.build_eval_set(protocol, log.validation, log.train)
+
+    def evaluate(state, eval_set):
+        return evaluation.summarise(evaluation.evaluate(protocol, method.predict, state, eval_set))
+
+    return {"evaluate": evaluate, "eval_data": eval_set, "monitor": "snips_dcg@3"}
+
+
+def _keys(*seeds):
+    return jnp.stack([training.run_key(seed) for seed in seeds])
+
+
+def _run(tree, number):
+    return jax.tree.map(lambda x: x[number], tree)
+
+
+def _equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class TestManyRuns:
+    def test_map_is_bit_equal_to_single_runs(self, method, train, validation):
+        settings = {"epochs": 4, "eval_every": 2, "restore": "last", **validation}
+        hparams = {"lr": np.array([0.01, 0.02]), "weight_decay": 1e-4}
+        many = training.fit_many(method, train, _keys(5, 6), hparams, strategy="map", **settings)
+        for number, (seed, lr) in enumerate(((5, 0.01), (6, 0.02))):
+            own = {"lr": lr, "weight_decay": 1e-4}
+            one = training.fit(method, train, training.run_key(seed), own, **settings)
+            _equal(_run(many.state, number), one.state)
+            assert many.history[-1]["snips_dcg@3"][number] == one.history[-1]["snips_dcg@3"]
+
+    def test_vmap_agrees_to_rounding(self, method, train, validation):
+        settings = {"epochs": 4, "eval_every": 2, **validation}
+        by_map, by_vmap = (
+            training.fit_many(method, train, _keys(5, 6), {"lr": 0.01}, strategy=strategy, **settings)
+            for strategy in ("map", "vmap")
+        )
+        for name in ("loss", "snips_dcg@3"):
+            np.testing.assert_allclose(by_map.history[-1][name], by_vmap.history[-1][name], atol=1e-4)
+
+    def test_a_sweep_over_lr_and_weight_decay_compiles_each_program_once(self, method, train, caplog):
+        grid = [(lr, decay) for lr in (1e-3, 1e-2) for decay in (0.0, 1e-4)]
+        hparams = {"lr": np.array([lr for lr, _ in grid]), "weight_decay": np.array([d for _, d in grid])}
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+            training.fit_many(method, train, _keys(0, 0, 0, 0), hparams, epochs=6, eval_every=2)
+        compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.getMessage()]
+        chunks = [message for message in compiled if "by_map" in message]
+        # One program for the first state and one for a chunk, whatever the number of points and chunks.
+        assert len(chunks) == 2, compiled
+
+    def test_runs_differ_by_seed_and_by_hyperparameter(self, method, train):
+        result = training.fit_many(
+            method, train, _keys(0, 1, 0), {"lr": np.array([0.01, 0.01, 0.02])}, epochs=1
+        )
+        users = np.asarray(result.state.params["prediction"]["user"])
+        assert not np.allclose(users[0], users[1]) and not np.allclose(users[0], users[2])
+
+
+class TestEarlyStopping:
+    def test_each_run_rests_for_itself_and_keeps_its_best(self, train, log, method):
+        """The monitored value is scripted: run 0 peaks at epoch 2, run 1 rises to the end."""
+
+        def evaluate(state, eval_data):
+            epoch = state.step // jnp.int32(steps)
+            return {"value": jnp.where(state.hparams["lr"] < 0.015, -jnp.abs(epoch - 2.0), epoch * 1.0)}
+
+        steps = method.batches(train, jax.random.key(0)).where.shape[0]
+        result = training.fit_many(
+            method,
+            train,
+            _keys(0, 0),
+            {"lr": np.array([0.01, 0.02])},
+            epochs=8,
+            evaluate=evaluate,
+            monitor="value",
+            patience=2,
+        )
+        assert result.best_epoch.tolist() == [2, 8]
+        steps_taken = np.asarray(result.last_state.step).tolist()
+        assert steps_taken == [4 * steps, 8 * steps]
+        two = training.fit(method, train, training.run_key(0), {"lr": 0.01}, epochs=2)
+        _equal(_run(result.state.params, 0), two.state.params)
+        assert np.isnan(result.history[-1]["loss"][0]) and np.isfinite(result.history[-1]["loss"][1])
+
+    def test_restore_last_ignores_the_best(self, train, method):
+        settings = {"epochs": 3, "evaluate": lambda state, _: {"value": -1.0 * state.step}, "monitor": "value"}
+        last = training.fit(method, train, training.run_key(0), restore="last", **settings)
+        best = training.fit(method, train, training.run_key(0), restore="best", **settings)
+        assert best.best_epoch == 1
+        _equal(last.state, last.last_state)
+        assert np.any(best.state.params["prediction"]["user"] != last.state.params["prediction"]["user"])
+
+
+class TestResume:
+    def test_a_fit_cut_in_two_is_the_whole_fit(self, method, train, validation, tmp_path):
+        settings = {"eval_every": 2, "patience": 3, **validation}
+        fit = functools.partial(training.fit_many, method, train, _keys(0, 1), {"lr": 0.02})
+        whole = fit(epochs=6, **settings)
+        seen = []
+        for epochs in (2, 6):
+            with Checkpointer(tmp_path, fingerprint={"run": 1}) as saver:
+                parts = fit(epochs=epochs, checkpointer=saver, on_resume=seen.append, **settings)
+        assert seen == [0, 2]
+        _equal(parts.last_state, whole.last_state)
+        _equal(parts.state, whole.state)
+        assert parts.history == whole.history
+        np.testing.assert_array_equal(parts.best_value, whole.best_value)
+
+    def test_a_finished_fit_trains_no_more(self, method, train, tmp_path):
+        for expected in (0, 2):
+            rows, seen = [], []
+            with Checkpointer(tmp_path, fingerprint={}) as saver:
+                training.fit(
+                    method,
+                    train,
+                    training.run_key(0),
+                    epochs=2,
+                    checkpointer=saver,
+                    on_epoch=rows.append,
+                    on_resume=seen.append,
+                )
+            assert seen == [expected] and len(rows) == 2 - expected
+
+
+class TestRefusals:
+    def test_divergence_names_run_epoch_and_settings(self, method, train):
+        with pytest.raises(DivergedError, match=r"loss is (nan|inf) in epoch \d+ of run 1 \(lr=1e\+30"):
+            training.fit_many(method, train, _keys(0, 1), {"lr": np.array([1e-3, 1e30])}, epochs=3)
+
+    def test_a_diverged_run_can_rest_while_the_others_go_on(self, method, train):
+        result = training.fit_many(
+            method, train, _keys(0, 1), {"lr": np.array([1e-3, 1e30])}, epochs=4, on_nonfinite="drop"
+        )
+        assert np.isfinite(result.history[-1]["loss"][0]) and np.isnan(result.history[-1]["loss"][1])
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"strategy": "pmap"}, "pmap"),
+            ({"mode": "least"}, "least"),
+            ({"restore": "first"}, "first"),
+            ({"epochs": 0}, "epochs is 0"),
+            ({"eval_every": -1}, "eval_every is -1"),
+        ],
+    )
+    def test_settings_out_of_range(self, method, train, settings, words):
+        with pytest.raises(ConfigError, match=words):
+            training.fit_many(method, train, _keys(0), **{"epochs": 1, **settings})
+
+    def test_unknown_hyperparameter(self, method, train):
+        with pytest.raises(ConfigError, match="'learning_rate'.*'lr'"):
+            training.fit(method, train, training.run_key(0), {"learning_rate": 1.0}, epochs=1)
+
+    def test_unknown_monitor(self, method, train):
+        with pytest.raises(ConfigError, match=r"'ndcg@5'.*'value'"):
+            training.fit(
+                method,
+                train,
+                training.run_key(0),
+                epochs=1,
+                evaluate=lambda state, _: {"value": 1.0 * state.step},
+                monitor="ndcg@5",
+            )
+
+    @pytest.mark.parametrize("seed", [-1, 2**32])
+    def test_seed_out_of_range(self, seed):
+        with pytest.raises(ConfigError, match=str(seed)):
+            training.run_key(seed)
+
+
+class TestTrainData:
+    def test_columns(self, log, train):
+        assert train.users.shape == train.labels.shape == (len(log.train),)
+        assert train.clicks[0].shape == (len(log.train.positives),)
+        counts = np.bincount(log.train.positives.items, minlength=18)
+        np.testing.assert_allclose(train.popularity, np.sqrt(counts / counts.max()), rtol=1e-6)
+        np.testing.assert_array_equal(train.exposed_labels, log.probably_exposed.labels)
+
+    def test_no_positive_label(self, log):
+        bare = log.replace(train=log.train.take(log.train.labels == 0), probably_exposed=None)
+        with pytest.raises(DataError, match="positive label; check the threshold"):
+            training.train_data(bare)
+
+    def test_no_row(self, log):
+        with pytest.raises(DataError, match="no row"):
+            training.train_data(log.replace(train=log.train.take(np.zeros(0, np.int64)), probably_exposed=None))
