@@ -35,7 +35,7 @@ DATASETS = {
     "coat_fixed_split": data.coat.load_fixed_split,
     "kuairec": data.kuairec.load,
     "ml_100k": data.movielens.load_100k,
-    "own": lambda path, **options: data.frame.read(path, **options)[0],
+    "own": data.frame.read,
     "synthetic": None,
     "yahoo_r3": data.yahoo_r3.load,
 }
@@ -50,7 +50,26 @@ FOLDERS = {
 }
 """Where each dataset lies below ``DEBIAS_DATA_DIR``."""
 
-SPLITS = {"biif": data.splits.biif, "random": data.splits.random_split}
+
+def random_test_then_biif(
+    dataset: Dataset, *, test: float = 0.1, validation: float = 0.1, seed: int = 0
+) -> Dataset:
+    """A random test part of each user's rows where the log has none, then Biif's preparation where it has no validation.
+
+    Args:
+        dataset: a log.
+        test: share of each user's rows for the test part; it is as biased as the log.
+        validation: share of the remaining rows for validation.
+        seed: of both draws.
+    """
+    if dataset.test is None:
+        dataset = data.splits.random_split(dataset, validation=0.0, test=test, seed=seed, per_user=True)
+    if dataset.validation is None:
+        return data.splits.biif(dataset, hyper_fraction=validation, seed=seed)
+    return dataset.replace(probably_exposed=data.splits.probably_exposed(dataset.train))
+
+
+SPLITS = {"biif": data.splits.biif, "random": data.splits.random_split, "random_test_then_biif": random_test_then_biif}
 
 
 class Outcome(NamedTuple):
@@ -60,8 +79,11 @@ class Outcome(NamedTuple):
     text: str
 
 
-def load_dataset(config: ConfigDict) -> Dataset:
+def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
     """Reads (or generates) the dataset of ``config.data`` and splits it.
+
+    Returns:
+        The dataset, and the report of what is in it.
 
     Raises:
         ConfigError: an option is unknown, or no path is known.
@@ -82,11 +104,17 @@ def load_dataset(config: ConfigDict) -> Dataset:
                 "the folder that holds it"
             )
         dataset = _call(functools.partial(reader, path), options, "data.options")
+    dropped = {}
+    if isinstance(dataset, tuple):
+        dataset, read = dataset
+        dropped = {
+            name: getattr(read, name) for name in ("duplicates_dropped", "bad_rows_skipped", "bad_row_examples")
+        }
     split = dict(settings.split)
     if split:
         splitter = choose("split", split.pop("name", ""), SPLITS)
         dataset = _call(functools.partial(splitter, dataset), split, "data.split")
-    return dataset
+    return dataset, data.summarise(dataset, **dropped)
 
 
 def _call(function, options: Mapping[str, Any], where: str):
@@ -315,7 +343,7 @@ def _fit(
     return method, result
 
 
-def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Path, Dataset]:
+def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Path, Dataset, data.Report]:
     """Checks what can be checked before training, and writes config and environment."""
     if not config.methods:
         raise ConfigError(
@@ -332,7 +360,7 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
         raise ConfigError(f"cannot make the workdir {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"cannot write into the workdir {folder}")
-    dataset = load_dataset(config)
+    dataset, report = load_dataset(config)
     resolved = _config.to_dict(config)
     written = _results.read_json(folder / "config.json")
     if written is not None and written["methods"] != resolved["methods"]:
@@ -342,7 +370,7 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
         )
     writers.write_json(folder / "config.json", resolved)
     writers.write_json(folder / "environment.json", writers.environment())
-    return folder, dataset
+    return folder, dataset, report
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) -> Outcome:
@@ -365,9 +393,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) 
         DataError: the data is missing or wrong.
         DivergedError: a loss or a score is not finite.
     """
-    folder, dataset = _prepare(config, workdir)
+    folder, dataset, report = _prepare(config, workdir)
     if not quiet:
-        print(data.summarise(dataset), flush=True)
+        print(report, flush=True)
     judge = _judge(config, dataset, "test")
     scored: list[_results.Scored] = []
     for name in config.methods:
@@ -508,7 +536,7 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
     Raises:
         ConfigError: a hyperparameter is unknown, or there is no validation part.
     """
-    folder, dataset = _prepare(config, workdir)
+    folder, dataset, _ = _prepare(config, workdir)
     if dataset.validation is None:
         raise ConfigError("a sweep chooses on the validation part, and this dataset has none; set data.split")
     results, text = [], []
@@ -574,7 +602,7 @@ def evaluate(
             config.data.path = data_path
         if protocol is not None:
             config.protocol.metrics = ()
-        dataset = load_dataset(config)
+        dataset, _ = load_dataset(config)
         judge = _judge(config, dataset, "test", protocol)
         if judge is None:
             raise ConfigError(f"the dataset {dataset.name} has no test part to evaluate on")

@@ -124,7 +124,8 @@ def ranked_dcg(
     """DCG of each list; ``weights`` ``[..., n]`` multiply the gains."""
     gains = _gains(ranking.labels[..., :k], gain)
     if weights is not None:
-        gains = gains * jnp.take_along_axis(weights, ranking.order[..., :k], axis=-1)
+        ranked = jnp.take_along_axis(weights, ranking.order[..., :k], axis=-1)
+        gains = gains * jnp.where(ranking.valid[..., :k], ranked, 0.0)
     return jnp.sum(gains * _discounts(gains.shape, discount, gains.dtype), axis=-1)
 
 
@@ -191,7 +192,8 @@ def ranked_snips_dcg(
     ranking: Ranking, k: int | None, *, discount: str, propensity: Array
 ) -> tuple[Array, Array]:
     """DCG with gains ``y / P`` over the sum of ``y / P`` (0 where that is 0), and where it is positive."""
-    weights = _reduce.safe_divide(jnp.ones_like(propensity), propensity)
+    weights = jnp.where(ranking.all_labels > 0, propensity, 0.0)
+    weights = _reduce.safe_divide(jnp.ones_like(weights), weights)
     total = jnp.sum(ranking.all_labels * weights, axis=-1)
     gained = ranked_dcg(ranking, k, gain="linear", discount=discount, weights=weights)
     return _reduce.safe_divide(gained, total), total > 0

@@ -102,7 +102,11 @@ def log_loss(
     _checks.check_float(logits=logits, weights=weights)
     _checks.check_same_shape(logits=logits, labels=labels, weights=weights)
     _checks.check_mask(where, jnp.shape(logits))
-    values = jax.nn.softplus(logits) - jnp.asarray(labels).astype(jnp.result_type(logits)) * logits
+    labels = jnp.asarray(labels).astype(jnp.result_type(logits))
+    if where is not None:
+        # Before the product, whose gradient would read what is masked.
+        logits, labels = jnp.where(where, logits, 0.0), jnp.where(where, labels, 0.0)
+    values = jax.nn.softplus(logits) - labels * logits
     if weights is not None:
         values = weights * values
     return _reduce.safe_reduce(values, where=where, reduce_fn=reduce_fn)

@@ -18,7 +18,9 @@ def held_out(seed=0, n_users=16, n=15):
     labels = (rng.random((n_users, n)) < 0.2).astype(np.float32)
     labels[0] = 0.0
     propensity = rng.choice(np.array([0.0, 0.25, 0.5, 1.0], np.float32), size=(n_users, n))
-    return scores, labels, propensity, rng.random((n_users, n)) < 0.8
+    where = rng.random((n_users, n)) < 0.8
+    propensity[~where] = np.nan
+    return scores, labels, propensity, where
 
 
 @pytest.mark.parametrize("options", [{"k": 3}, {"k": 5, "discount": "jarvelin"}, {"ties": "by_index"}])

@@ -240,6 +240,12 @@ def test_ties_gain_nothing_and_random_scores_reach_the_expected_value():
             np.testing.assert_array_equal(value, np.zeros(24), err_msg=f"{name} {options}")
 
 
+def test_weights_of_padding_are_not_read():
+    scores, labels, weights = jnp.array([0.2, 0.1]), jnp.ones(2), jnp.array([3.0, jnp.nan])
+    ours = jax.jit(metrics.dcg)(scores, labels, weights=weights, where=jnp.array([True, False]))
+    assert float(ours) == 3.0
+
+
 def test_nan_and_infinite_scores():
     mrr = jax.jit(metrics.mrr, static_argnames="ties")
     first, everywhere = jnp.array([1.0, 0.0, 0.0]), jnp.ones(3, bool)

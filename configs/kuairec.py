@@ -1,0 +1,37 @@
+"""KuaiRec's fixed split (watch ratio >= 2), trained on rated pairs, validated and tested on unbiased ones.
+
+    python launch/train.py --config=configs/kuairec.py:mf --workdir=runs/kuairec_mf
+
+Protocol ``badr`` at k = 50 (users without a positive count, see docs/protocols.md). The methods that read labels of
+shown pairs are meant here: mean_logit, mf, ips, snips. The doubly robust family is to come.
+"""
+
+from debias_jax import _config
+
+TUNED = {"lr": 0.01, "weight_decay": 1e-5}
+
+
+def get_config(method: str = ""):
+    """Config of one method, several (comma-separated) or ``all``."""
+    table = {
+        "mean_logit": _config.variant("mean_logit", options={"feedback": "ratings"}),
+        "mf": _config.variant("mf", options={"frame": "observed"}, **TUNED),
+        "ips": _config.variant("ips", **TUNED),
+        "snips": _config.variant("snips", **TUNED),
+    }
+    config = _config.base_config()
+    with config.unlocked():
+        _config.select_variants(config, method, table, groups={})
+        config.data.name = "kuairec"
+        config.model.dim = 64
+        config.protocol.validation = "badr"
+        config.protocol.monitor = "auc"
+        config.protocol.test = "badr"
+        config.protocol.metrics = ("auc", "ndcg@50", "recall@50")
+        config.protocol.headline = "ndcg@50"
+        config.train.epochs = 20
+        config.train.batch_size = 4096
+        config.train.eval_every = 1
+        config.train.patience = 3
+        config.train.restore = "best"
+    return config

@@ -1,0 +1,238 @@
+"""From a config to a workdir and back: what a run leaves, and how it refuses."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from debias_jax import _config, data, experiment
+from debias_jax.errors import CheckpointError, ConfigError, DataError
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+def _module(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _tiny(method, **train):
+    config = _module("synthetic").get_config(method)
+    with config.unlocked():
+        config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "mean_exposure": 0.3}
+        config.model.dim = 4
+        config.seeds = (0, 1)
+        config.train.update({"epochs": 4, "eval_every": 2, "batch_size": 128, "lr": 0.02, **train})
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, experiment.run(_tiny("mf,umf"), folder, quiet=True)
+
+
+class TestRun:
+    def test_results_follow_the_public_schema(self, finished):
+        folder, outcome = finished
+        written = json.loads((folder / "results.json").read_text())
+        assert [row["variant"] for row in written["results"]] == ["mf", "umf"]
+        for row in written["results"]:
+            assert {"dataset", "method", "model", "protocol", "metrics", "seconds", "seeds"} <= set(row)
+            assert row["protocol"]["name"] == "strict"
+            for metric in row["metrics"].values():
+                assert metric["n"] == 2
+                assert metric["mean"] == pytest.approx(np.mean(metric["values"]))
+                assert metric["sd"] == pytest.approx(np.std(metric["values"], ddof=1))
+        assert "pcc" in written["results"][1]["metrics"] and "pcc" not in written["results"][0]["metrics"]
+        (comparison,) = written["comparison"]
+        assert comparison["variant"] == "umf" and comparison["low"] <= comparison["high"]
+
+    def test_the_workdir_holds_what_the_docs_say(self, finished):
+        folder, _ = finished
+        for name in ("config.json", "environment.json", "table.txt", "plots/comparison.png", "plots/exposure.png"):
+            assert (folder / name).is_file(), name
+        for name in ("config.json", "metrics.jsonl", "per_user.npz", "results.json", "bundle/manifest.json"):
+            assert (folder / "umf" / name).is_file(), name
+        rows = [json.loads(line) for line in (folder / "umf" / "metrics.jsonl").read_text().splitlines()]
+        assert [(row["step"], row["seed"]) for row in rows] == [(e, s) for e in (1, 2, 3, 4) for s in (0, 1)]
+        assert "snips_dcg@3" in rows[-1] and "snips_dcg@3" not in rows[0]
+
+    def test_per_user_values_average_to_the_reported_ones(self, finished):
+        folder, outcome = finished
+        saved = np.load(folder / "mf" / "per_user.npz", allow_pickle=False)
+        means = saved["ndcg@5"][:, saved["counted/ndcg@5"]].mean(axis=1)
+        np.testing.assert_allclose(outcome.results[0]["metrics"]["ndcg@5"]["values"], means, rtol=1e-5)
+
+    def test_the_same_command_again_reads_the_result_back(self, finished):
+        folder, outcome = finished
+        again = experiment.run(_tiny("mf,umf"), folder, quiet=True)
+        assert [row["metrics"] for row in again.results] == [row["metrics"] for row in outcome.results]
+
+    def test_evaluate_gives_the_numbers_of_the_run(self, finished):
+        folder, outcome = finished
+        again = experiment.evaluate(folder)
+        assert [row["metrics"] for row in again.results] == [row["metrics"] for row in outcome.results]
+        other = experiment.evaluate(folder / "umf", protocol="badr")
+        assert other.results[0]["protocol"]["name"] == "badr" and "auc" in other.results[0]["metrics"]
+
+    def test_table_names_every_method_and_the_verdict(self, finished):
+        _, outcome = finished
+        assert "umf" in outcome.text and "against mf on ndcg@5" in outcome.text and "verdict" in outcome.text
+
+    def test_recommend_answers_in_raw_ids_without_the_data(self, finished):
+        folder, _ = finished
+        generated = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
+        clicks = data.splits.biif(generated, seed=0).train.positives
+        user = int(clicks.users[0])
+        clicked = set(generated.items.decode(clicks.items[clicks.users == user]))
+        rows = experiment.recommend(folder / "umf", generated.users.ids[user], k=3)
+        assert [row.rank for row in rows] == [1, 2, 3]
+        assert not clicked & {row.item for row in rows}
+        with pytest.raises(DataError, match="nobody"):
+            experiment.recommend(folder / "umf", "nobody")
+        with pytest.raises(ConfigError, match="several variants"):
+            experiment.recommend(folder, generated.users.ids[user])
+
+
+class TestSweep:
+    def test_rows_are_ranked_on_validation_and_match_a_plain_run(self, tmp_path):
+        outcome = experiment.sweep(
+            _tiny("mf", restore="last"), tmp_path / "sweep", experiment.parse_grid(["lr=0.001,0.05"])
+        )
+        (result,) = outcome.results
+        means = [row["mean"] for row in result["rows"]]
+        assert means == sorted(means, reverse=True) and len(means) == 2
+        assert "test" not in json.dumps(result)
+        best = result["rows"][0]
+        plain = _tiny("mf", restore="last", lr=best["hparams"]["lr"])
+        experiment.run(plain, tmp_path / "plain", quiet=True)
+        rows = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
+        assert [row["snips_dcg@3"] for row in rows if row["step"] == 4] == best["values"]
+
+    @pytest.mark.parametrize("text", ["lr", "lr=", "=1", "lr=a,b"])
+    def test_grid_that_cannot_be_read(self, text):
+        with pytest.raises(ConfigError, match="name=value"):
+            experiment.parse_grid([text])
+
+    def test_unknown_hyperparameter(self, tmp_path):
+        with pytest.raises(ConfigError, match="'weight_decai' of mf; did you mean 'weight_decay'"):
+            experiment.sweep(_tiny("mf"), tmp_path, {"weight_decai": [1.0]})
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda c: c.data.update(name="caot"), "unknown dataset 'caot'; did you mean 'coat'"),
+            (lambda c: c.protocol.update(test="badrr"), "unknown protocol 'badrr'; did you mean 'badr'"),
+            (lambda c: c.protocol.update(monitor="snips_dcg@4"), "unknown protocol.monitor 'snips_dcg@4'"),
+            (lambda c: c.data.options.update(n_user=3), "data.options.n_user; did you mean 'n_users'"),
+            (lambda c: c.data.split.update(seeds=3), "data.split.seeds; did you mean 'seed'"),
+            (lambda c: c.variants.mf.options.update(frames="x"), "unknown option 'frames' of mf; did you mean 'frame'"),
+            (lambda c: c.variants.mf.options.update(frame="x"), "mf: unknown frame 'x'"),
+            (lambda c: c.variants.mf.hparams.update(learning=1.0), "unknown hyperparameter 'learning' of mf"),
+            (lambda c: c.update(seeds=()), "config.seeds is empty"),
+            (lambda c: c.update(seeds=(1, 1)), "holds a seed twice"),
+            (lambda c: c.train.update(strategy="pmap"), "strategy is 'pmap'"),
+        ],
+    )
+    def test_settings(self, tmp_path, change, words):
+        config = _tiny("mf")
+        with config.unlocked():
+            change(config)
+        with pytest.raises(ConfigError) as caught:
+            experiment.run(config, tmp_path, quiet=True)
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_k_larger_than_the_candidates(self, tmp_path):
+        config = _tiny("mf")
+        config.protocol.metrics = ("recall@300",)
+        with pytest.raises(ConfigError, match="300"):
+            experiment.run(config, tmp_path, quiet=True)
+
+    def test_another_run_in_the_workdir(self, finished):
+        folder, _ = finished
+        with pytest.raises(ConfigError, match="holds a run of mf, umf, not of bpr; give each run its own"):
+            experiment.run(_tiny("bpr"), folder, quiet=True)
+
+    def test_other_settings_in_the_workdir_are_refused_not_mixed(self, tmp_path):
+        experiment.run(_tiny("mean_logit"), tmp_path, quiet=True)
+        other = _tiny("mean_logit", batch_size=64)
+        with pytest.raises(CheckpointError, match="batch_size"):
+            experiment.run(other, tmp_path, quiet=True)
+
+    def test_missing_files_and_unset_path(self, tmp_path, monkeypatch):
+        config = _module("coat").get_config("mf")
+        config.data.path = str(tmp_path / "nowhere")
+        with pytest.raises(DataError, match="nowhere"):
+            experiment.run(config, tmp_path / "run")
+        config.data.path = ""
+        monkeypatch.delenv("DEBIAS_DATA_DIR", raising=False)
+        with pytest.raises(ConfigError, match="--config.data.path=FOLDER"):
+            experiment.run(config, tmp_path / "run")
+
+    @pytest.mark.parametrize("method", ["bif", "mf,bif", ""])
+    def test_unknown_method(self, method):
+        with pytest.raises(ConfigError, match="biif|name a method"):
+            _module("coat").get_config(method)
+
+
+class TestConfigs:
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_every_variant_builds(self, name):
+        config = _module(name).get_config("all")
+        assert config.is_locked and config.methods
+        for variant in config.methods:
+            method = experiment.build_method(config, config.variants[variant], n_users=5, n_items=4)
+            experiment.variant_hparams(config, config.variants[variant], method)
+
+    def test_config_survives_json(self):
+        config = _tiny("mf,umf")
+        assert _config.to_dict(_config.from_dict(_config.to_dict(config))) == _config.to_dict(config)
+
+    def test_given_lr_overrides_every_variant(self):
+        config = _module("synthetic").get_config("mf")
+        method = experiment.build_method(config, config.variants.mf, n_users=5, n_items=4)
+        config.train.lr = 0.5
+        assert experiment.variant_hparams(config, config.variants.mf, method)["lr"] == 0.5
+
+
+def test_own_csv_end_to_end(tmp_path):
+    """A rated csv with raw ids, from the file to recommendations in those ids."""
+    rng = np.random.default_rng(0)
+    rows = ["who,what,stars"]
+    for user in range(30):
+        for item in rng.choice(20, size=10, replace=False):
+            rows.append(f"u-{user:02d},i-{item:02d},{rng.integers(1, 6)}")
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    config = _module("own_data").get_config("umf")
+    config.data.path = str(path)
+    config.data.options.update({"user": "who", "item": "what", "rating": "stars", "threshold": 4.0})
+    config.seeds = (0,)
+    config.train.update({"epochs": 2, "eval_every": 1, "batch_size": 64})
+    config.protocol.metrics = ("ndcg@5", "recall@5")
+    config.protocol.headline = "ndcg@5"
+    outcome = experiment.run(config, tmp_path / "run", quiet=True)
+    assert outcome.results[0]["dataset"] == "log"
+    path.unlink()
+    rows = experiment.recommend(tmp_path / "run", "u-07", k=4)
+    assert len(rows) == 4 and all(row.item.startswith("i-") for row in rows)
+
+
+@pytest.mark.parametrize("method", ["biif", "mean_logit_ratings"])
+def test_coat_runs(data_dir, tmp_path, method):
+    config = _module("coat").get_config(method)
+    config.data.path = str(data_dir / "coat")
+    config.seeds = (0,)
+    config.train.update({"epochs": 2, "eval_every": 1})
+    (result,) = experiment.run(config, tmp_path, quiet=True).results
+    saved = np.load(tmp_path / "per_user.npz", allow_pickle=False)
+    assert saved["dcg@3"].shape == (1, 237)
+    assert 0 < result["metrics"]["dcg@3"]["mean"] < 2.131
