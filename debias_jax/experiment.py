@@ -69,7 +69,11 @@ def random_test_then_biif(
     return dataset.replace(probably_exposed=data.splits.probably_exposed(dataset.train))
 
 
-SPLITS = {"biif": data.splits.biif, "random": data.splits.random_split, "random_test_then_biif": random_test_then_biif}
+SPLITS = {
+    "biif": data.splits.biif,
+    "random": data.splits.random_split,
+    "random_test_then_biif": random_test_then_biif,
+}
 
 
 class Outcome(NamedTuple):
@@ -108,7 +112,8 @@ def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
     if isinstance(dataset, tuple):
         dataset, read = dataset
         dropped = {
-            name: getattr(read, name) for name in ("duplicates_dropped", "bad_rows_skipped", "bad_row_examples")
+            name: getattr(read, name)
+            for name in ("duplicates_dropped", "bad_rows_skipped", "bad_row_examples")
         }
     split = dict(settings.split)
     if split:
@@ -393,27 +398,34 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) 
         DataError: the data is missing or wrong.
         DivergedError: a loss or a score is not finite.
     """
+    scored, comparison = _run(config, workdir, quiet=quiet)
+    text = _results.table(scored, comparison, headline=config.protocol.headline)
+    (pathlib.Path(workdir) / "table.txt").write_text(text + "\n", encoding="utf-8")
+    return Outcome([one.to_json() for one in scored], text)
+
+
+def run_scored(config: ConfigDict, workdir: str | os.PathLike) -> list[_results.Scored]:
+    """``run``, with the scores themselves (per user, per seed) as the result."""
+    return _run(config, workdir, quiet=False)[0]
+
+
+def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[dict[str, Any]]]:
     folder, dataset, report = _prepare(config, workdir)
     if not quiet:
         print(report, flush=True)
     judge = _judge(config, dataset, "test")
     scored: list[_results.Scored] = []
     for name in config.methods:
-        entry = config.variants[name]
         own = folder if len(config.methods) == 1 else folder / name
-        scored.append(_run_variant(config, name, entry, dataset, own, judge))
+        scored.append(_run_variant(config, name, config.variants[name], dataset, own, judge))
         if not quiet and len(config.methods) > 1:
             print(f"{name}: done in {scored[-1].seconds['fit']:.1f} s", flush=True)
     comparison = _results.compare(scored, baseline=config.baseline, metric=config.protocol.headline)
     results = [one.to_json() for one in scored]
-    text = _results.table(scored, comparison, headline=config.protocol.headline)
-    if len(scored) == 1:
-        writers.write_json(folder / "results.json", results[0])
-    else:
-        writers.write_json(folder / "results.json", {"results": results, "comparison": comparison})
-    (folder / "table.txt").write_text(text + "\n", encoding="utf-8")
+    content = results[0] if len(scored) == 1 else {"results": results, "comparison": comparison}
+    writers.write_json(folder / "results.json", content)
     _plots.save_all(folder / "plots", scored, comparison, dataset, monitor=config.protocol.monitor)
-    return Outcome(results, text)
+    return scored, comparison
 
 
 def _run_variant(

@@ -55,7 +55,13 @@ class TestRun:
 
     def test_the_workdir_holds_what_the_docs_say(self, finished):
         folder, _ = finished
-        for name in ("config.json", "environment.json", "table.txt", "plots/comparison.png", "plots/exposure.png"):
+        for name in (
+            "config.json",
+            "environment.json",
+            "table.txt",
+            "plots/comparison.png",
+            "plots/exposure.png",
+        ):
             assert (folder / name).is_file(), name
         for name in ("config.json", "metrics.jsonl", "per_user.npz", "results.json", "bundle/manifest.json"):
             assert (folder / "umf" / name).is_file(), name
@@ -134,7 +140,10 @@ class TestRefusals:
             (lambda c: c.protocol.update(monitor="snips_dcg@4"), "unknown protocol.monitor 'snips_dcg@4'"),
             (lambda c: c.data.options.update(n_user=3), "data.options.n_user; did you mean 'n_users'"),
             (lambda c: c.data.split.update(seeds=3), "data.split.seeds; did you mean 'seed'"),
-            (lambda c: c.variants.mf.options.update(frames="x"), "unknown option 'frames' of mf; did you mean 'frame'"),
+            (
+                lambda c: c.variants.mf.options.update(frames="x"),
+                "unknown option 'frames' of mf; did you mean 'frame'",
+            ),
             (lambda c: c.variants.mf.options.update(frame="x"), "mf: unknown frame 'x'"),
             (lambda c: c.variants.mf.hparams.update(learning=1.0), "unknown hyperparameter 'learning' of mf"),
             (lambda c: c.update(seeds=()), "config.seeds is empty"),

@@ -118,7 +118,11 @@ class TestEarlyStopping:
         assert np.isnan(result.history[-1]["loss"][0]) and np.isfinite(result.history[-1]["loss"][1])
 
     def test_restore_last_ignores_the_best(self, train, method):
-        settings = {"epochs": 3, "evaluate": lambda state, _: {"value": -1.0 * state.step}, "monitor": "value"}
+        settings = {
+            "epochs": 3,
+            "evaluate": lambda state, _: {"value": -1.0 * state.step},
+            "monitor": "value",
+        }
         last = training.fit(method, train, training.run_key(0), restore="last", **settings)
         best = training.fit(method, train, training.run_key(0), restore="best", **settings)
         assert best.best_epoch == 1
@@ -218,4 +222,6 @@ class TestTrainData:
 
     def test_no_row(self, log):
         with pytest.raises(DataError, match="no row"):
-            training.train_data(log.replace(train=log.train.take(np.zeros(0, np.int64)), probably_exposed=None))
+            training.train_data(
+                log.replace(train=log.train.take(np.zeros(0, np.int64)), probably_exposed=None)
+            )

@@ -1,0 +1,31 @@
+"""Puts a published table beside our numbers and writes it into docs/results.md. Run from the repository's root.
+
+python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 --workdir=runs/coat
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from debias_jax import _cli, _reproduce
+
+_TABLE = flags.DEFINE_enum("table", None, sorted(_reproduce.TABLES), "The published table.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment whose variants are its rows.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs; resumed, or read if finished.")
+_SECTION = flags.DEFINE_string(
+    "section", None, "Section of docs/results.md to write; default the table's own."
+)
+
+
+def _main():
+    argument = flags.FLAGS["config"].config_filename
+    section = f" --section={_SECTION.value}" if _SECTION.value else ""
+    command = f"python launch/reproduce.py --table={_TABLE.value} --config={argument} --workdir=DIR{section}"
+    print(
+        _reproduce.reproduce(
+            _TABLE.value, _CONFIG.value, _WORKDIR.value, command=command, section=_SECTION.value
+        )
+    )
+
+
+if __name__ == "__main__":
+    _cli.main(_main, required=("table", "config", "workdir"))
