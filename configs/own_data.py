@@ -1,8 +1,8 @@
-"""The user's own csv, tsv or parquet file: a user and an item column, and a label or a rating if there is one.
+r"""The user's own csv, tsv or parquet file: a user and an item column, and a label or a rating if there is one.
 
     python launch/train.py --config=configs/own_data.py:umf --config.data.path=log.csv --workdir=runs/own
-    python launch/train.py --config=configs/own_data.py:snips --config.data.path=log.csv \\
-        --config.data.options.user=uid --config.data.options.item=sku --config.data.options.rating=stars \\
+    python launch/train.py --config=configs/own_data.py:snips --config.data.path=log.csv \
+        --config.data.options.user=uid --config.data.options.item=sku --config.data.options.rating=stars \
         --config.data.options.threshold=4 --workdir=runs/own_rated
 
 Without label and rating every row is a click. Without a split column 10 % of each user's rows are the test part and

@@ -79,8 +79,8 @@ def markdown(table: str, scored: Sequence[Scored], published: dict, command: str
     rows = compare(scored, baseline=spec["baseline"], metric=spec["headline"])
     lines += [
         "",
-        f"Against `{spec['baseline']}` on {spec['headline']} (paired bootstrap over users, seeds averaged; paired t-test "
-        "over seeds):",
+        f"Against `{spec['baseline']}` on {spec['headline']} (paired bootstrap over users, seeds averaged; paired "
+        "t-test over seeds):",
         "",
         "| method | difference | 95 % interval | p (users) | p (seeds) |",
         "|---|---|---|---|---|",

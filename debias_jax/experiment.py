@@ -8,9 +8,6 @@
 | ``recommend`` | answers from a workdir's bundle |
 """
 
-import functools
-import hashlib
-import inspect
 import os
 import pathlib
 import time
@@ -22,58 +19,29 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, _plots, _results, data, methods, metrics, models, serving, training
-from debias_jax._config import choose, nearest
+from debias_jax import _config, _plots, _results, data, metrics, serving, training
+from debias_jax._build import build_method, load_dataset, variant_hparams
+from debias_jax._config import nearest
+from debias_jax._fit import Judge, fit, make_judge
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError
 from debias_jax.methods.base import Method, TrainState
-from debias_jax.training import checkpoint, writers
 from debias_jax.training import evaluate as evaluation
+from debias_jax.training import writers
 
-DATASETS = {
-    "coat": data.coat.load,
-    "coat_fixed_split": data.coat.load_fixed_split,
-    "kuairec": data.kuairec.load,
-    "ml_100k": data.movielens.load_100k,
-    "own": data.frame.read,
-    "synthetic": None,
-    "yahoo_r3": data.yahoo_r3.load,
-}
-"""Readers by ``config.data.name``; ``synthetic`` is generated from ``config.data.options``."""
-
-FOLDERS = {
-    "coat": "coat",
-    "coat_fixed_split": "coat",
-    "kuairec": "kuairec",
-    "ml_100k": "ml-100k",
-    "yahoo_r3": "yahoo-r3",
-}
-"""Where each dataset lies below ``DEBIAS_DATA_DIR``."""
-
-
-def random_test_then_biif(
-    dataset: Dataset, *, test: float = 0.1, validation: float = 0.1, seed: int = 0
-) -> Dataset:
-    """A random test part of each user's rows where the log has none, then Biif's preparation where it has no validation.
-
-    Args:
-        dataset: a log.
-        test: share of each user's rows for the test part; it is as biased as the log.
-        validation: share of the remaining rows for validation.
-        seed: of both draws.
-    """
-    if dataset.test is None:
-        dataset = data.splits.random_split(dataset, validation=0.0, test=test, seed=seed, per_user=True)
-    if dataset.validation is None:
-        return data.splits.biif(dataset, hyper_fraction=validation, seed=seed)
-    return dataset.replace(probably_exposed=data.splits.probably_exposed(dataset.train))
-
-
-SPLITS = {
-    "biif": data.splits.biif,
-    "random": data.splits.random_split,
-    "random_test_then_biif": random_test_then_biif,
-}
+__all__ = [
+    "Outcome",
+    "build_method",
+    "evaluate",
+    "load_dataset",
+    "load_predictor",
+    "parse_grid",
+    "recommend",
+    "run",
+    "run_scored",
+    "sweep",
+    "variant_hparams",
+]
 
 
 class Outcome(NamedTuple):
@@ -81,271 +49,6 @@ class Outcome(NamedTuple):
 
     results: list[dict[str, Any]]
     text: str
-
-
-def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
-    """Reads (or generates) the dataset of ``config.data`` and splits it.
-
-    Returns:
-        The dataset, and the report of what is in it.
-
-    Raises:
-        ConfigError: an option is unknown, or no path is known.
-        DataError: the files are missing or wrong.
-    """
-    settings = config.data
-    reader = choose("dataset", settings.name, DATASETS)
-    options = dict(settings.options)
-    if settings.name == "synthetic":
-        dataset = _call(data.synthetic.generate, options, "data.options")
-    else:
-        path = settings.path
-        if not path and settings.name in FOLDERS and os.environ.get("DEBIAS_DATA_DIR"):
-            path = str(pathlib.Path(os.environ["DEBIAS_DATA_DIR"]) / FOLDERS[settings.name])
-        if not path:
-            raise ConfigError(
-                f"where is the dataset {settings.name}? pass --config.data.path=FOLDER, or set DEBIAS_DATA_DIR to "
-                "the folder that holds it"
-            )
-        dataset = _call(functools.partial(reader, path), options, "data.options")
-    dropped = {}
-    if isinstance(dataset, tuple):
-        dataset, read = dataset
-        dropped = {
-            name: getattr(read, name)
-            for name in ("duplicates_dropped", "bad_rows_skipped", "bad_row_examples")
-        }
-    split = dict(settings.split)
-    if split:
-        splitter = choose("split", split.pop("name", ""), SPLITS)
-        dataset = _call(functools.partial(splitter, dataset), split, "data.split")
-    return dataset, data.summarise(dataset, **dropped)
-
-
-def _call(function, options: Mapping[str, Any], where: str):
-    """Calls with keyword options, an unknown one named with the nearest valid key."""
-    valid = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    for name in options:
-        if valid and name not in valid:
-            raise ConfigError(f"unknown key {where}.{name}; {nearest(name, valid)}")
-    return function(**options)
-
-
-def build_method(config: ConfigDict, entry: Mapping[str, Any], *, n_users: int, n_items: int) -> Method:
-    """The method of one variant, with the models that its function asks for by argument name.
-
-    Args:
-        config: the experiment.
-        entry: one entry of ``config.variants``.
-        n_users: size of the user vocabulary.
-        n_items: size of the item vocabulary.
-
-    Raises:
-        ConfigError: a name or an option is unknown.
-    """
-    factory = choose("method", entry["method"], {name: getattr(methods, name) for name in methods.__all__})
-    choose("model", config.model.name, {"mf": models.mf})
-    given: dict[str, Any] = {
-        "model": lambda: models.mf(
-            n_users,
-            n_items,
-            dim=config.model.dim,
-            bias=config.model.bias,
-            init_scale=config.model.init_scale,
-        ),
-        "exposure_model": lambda: models.biif_exposure(n_users, dim=config.model.dim),
-        "propensity_model": lambda: models.additive_logistic(n_users, n_items),
-        "item_vectors": lambda: models.item_vectors,
-        "batch_size": lambda: config.train.batch_size,
-    }
-    options = dict(entry["options"])
-    parameters = inspect.signature(factory).parameters
-    for name in options:
-        if name not in parameters or name in given:
-            raise ConfigError(f"unknown option {name!r} of {entry['method']}; {nearest(name, parameters)}")
-    arguments = {name: make() for name, make in given.items() if name in parameters} | options
-    try:
-        return factory(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{entry['method']}: {error}") from error
-
-
-def variant_hparams(config: ConfigDict, entry: Mapping[str, Any], method: Method) -> dict[str, float]:
-    """Numeric hyperparameters of a variant: defaults, then its own (tuned) values, then ``config.train``.
-
-    Raises:
-        ConfigError: the variant names one that its method does not have.
-    """
-    for name in entry["hparams"]:
-        if name not in method.hparams:
-            raise ConfigError(
-                f"unknown hyperparameter {name!r} of {entry['method']}; {nearest(name, method.hparams)}"
-            )
-    values = {**method.hparams, **entry["hparams"]}
-    for name in ("lr", "weight_decay"):
-        if config.train.get(name) is not None and name in values:
-            values[name] = config.train[name]
-    return values
-
-
-class _Judge(NamedTuple):
-    """A protocol with its evaluation set, and the pure function that the loop calls."""
-
-    protocol: metrics.EvalProtocol
-    eval_set: evaluation.EvalSet
-
-    def full(self, method: Method, state: TrainState) -> evaluation.Evaluation:
-        """Per-user values of one state."""
-        return evaluation.evaluate(self.protocol, method.predict, state, self.eval_set)
-
-
-def _judge(config: ConfigDict, dataset: Dataset, part: str, name: str | None = None) -> _Judge | None:
-    """The judge of the validation or test part, None where the dataset has no such part."""
-    held_out = getattr(dataset, part)
-    if held_out is None:
-        return None
-    protocol = choose("protocol", name or config.protocol[part], metrics.PROTOCOLS)
-    if part == "test" and config.protocol.metrics:
-        protocol = protocol.with_metrics(*config.protocol.metrics)
-    popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
-    log = dataset.train
-    if part == "test" and dataset.validation is not None:
-        # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
-        log = data.concatenate(log, dataset.validation)
-    return _Judge(protocol, evaluation.build_eval_set(protocol, held_out, log, popularity=popularity))
-
-
-def _validation_settings(config: ConfigDict, method: Method, judge: _Judge | None) -> dict[str, Any]:
-    """The arguments of ``fit_many`` that concern validation."""
-    patience = config.train.patience or None
-    if judge is None:
-        if patience or config.train.restore == "best":
-            raise ConfigError(
-                "train.patience and train.restore='best' need a validation part; this dataset has none: set "
-                "data.split, or train.patience=0 and train.restore='last'"
-            )
-        return {"restore": "last"}
-    if config.protocol.monitor not in judge.protocol.metrics:
-        raise ConfigError(
-            f"unknown protocol.monitor {config.protocol.monitor!r}; "
-            f"{nearest(config.protocol.monitor, judge.protocol.metrics)}"
-        )
-
-    def evaluate(state, eval_set):
-        return evaluation.summarise(evaluation.evaluate(judge.protocol, method.predict, state, eval_set))
-
-    return {
-        "evaluate": evaluate,
-        "eval_data": judge.eval_set,
-        "monitor": config.protocol.monitor,
-        "patience": patience,
-        "restore": config.train.restore,
-    }
-
-
-def _digest(dataset: Dataset) -> str:
-    """A fingerprint of what is learnt from, so that a checkpoint of other data is refused."""
-    digest = hashlib.sha256()
-    for part in (dataset.train, dataset.probably_exposed):
-        if part is not None:
-            for column in (part.users, part.items, part.labels):
-                digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, strategy: str, runs) -> dict:
-    """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow."""
-    train = {name: config.train[name] for name in ("batch_size", "eval_every", "patience")}
-    return writers.jsonable(
-        {
-            "data": _digest(dataset),
-            "method": entry["method"],
-            "options": dict(entry["options"]),
-            "model": _config.to_dict(config.model),
-            "validation": [config.protocol.validation, config.protocol.monitor],
-            "train": {**train, "strategy": strategy},
-            "runs": runs,
-        }
-    )
-
-
-def _strategy(config: ConfigDict) -> str:
-    """``auto`` resolved, since programs of different strategies are not bit-equal."""
-    if config.train.strategy != "auto":
-        return config.train.strategy
-    return "map" if jax.default_backend() == "cpu" else "vmap"
-
-
-def _fit(
-    config: ConfigDict,
-    entry: Mapping[str, Any],
-    dataset: Dataset,
-    folder: pathlib.Path,
-    *,
-    label: str,
-    runs: list[dict[str, Any]],
-    on_nonfinite: str = "raise",
-) -> tuple[Method, training.FitResult]:
-    """Fits the runs (dicts of ``seed`` and hyperparameters) of one variant, resumably, with logs and a bar."""
-    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
-    keys = jnp.stack([training.run_key(run["seed"]) for run in runs])
-    names = [name for name in runs[0] if name != "seed"]
-    hparams = {name: np.asarray([run[name] for run in runs], np.float32) for name in names}
-    strategy = _strategy(config)
-    settings = _validation_settings(config, method, _judge(config, dataset, "validation"))
-    folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(config, entry, dataset, strategy, runs)
-    with (
-        checkpoint.Checkpointer(folder / "checkpoints", fingerprint=fingerprint) as saver,
-        writers.JsonlWriter(folder / "metrics.jsonl") as log,
-        writers.ProgressBar(config.train.epochs, label) as bar,
-    ):
-        board: list[writers.TensorboardWriter] = []
-
-        def on_resume(epochs_done: int) -> None:
-            log.resume(epochs_done)
-            bar.update(epochs_done)
-            if config.tensorboard:
-                board.append(writers.TensorboardWriter(folder / "tensorboard", resume_step=epochs_done))
-
-        def on_epoch(row: dict[str, Any]) -> None:
-            named = {name: value for name, value in row.items() if name != "epoch"}
-            for number, run in enumerate(runs):
-                values = {name: value[number] for name, value in named.items()}
-                log.write(row["epoch"], {"run": number, "seed": run["seed"], **values})
-            means = {
-                name: float(np.nanmean(value)) for name, value in named.items() if np.isfinite(value).any()
-            }
-            for writer in board:
-                writer.write(row["epoch"], means)
-            shown = ("loss", config.protocol.monitor)
-            bar.update(1, **{name: f"{means[name]:.4f}" for name in shown if name in means})
-
-        try:
-            result = training.fit_many(
-                method,
-                training.train_data(dataset),
-                keys,
-                hparams,
-                epochs=config.train.epochs,
-                eval_every=config.train.eval_every,
-                strategy=strategy,
-                checkpointer=saver,
-                on_epoch=on_epoch,
-                on_resume=on_resume,
-                on_nonfinite=on_nonfinite,
-                **settings,
-            )
-        except DivergedError as error:
-            raise DivergedError(f"{label}: {error}") from error
-        finally:
-            for writer in board:
-                writer.close()
-    return method, result
 
 
 def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Path, Dataset, data.Report]:
@@ -413,7 +116,7 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
     folder, dataset, report = _prepare(config, workdir)
     if not quiet:
         print(report, flush=True)
-    judge = _judge(config, dataset, "test")
+    judge = make_judge(config, dataset, "test")
     scored: list[_results.Scored] = []
     for name in config.methods:
         own = folder if len(config.methods) == 1 else folder / name
@@ -429,12 +132,12 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
 
 
 def _run_variant(
-    config: ConfigDict, name: str, entry, dataset: Dataset, folder: pathlib.Path, judge: _Judge | None
+    config: ConfigDict, name: str, entry, dataset: Dataset, folder: pathlib.Path, judge: Judge | None
 ) -> _results.Scored:
     method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
     hparams = variant_hparams(config, entry, method)
     runs = [{"seed": int(seed), **hparams} for seed in config.seeds]
-    method, fitted = _fit(config, entry, dataset, folder, label=name, runs=runs)
+    method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs)
     started = time.perf_counter()
     scored = _score(config, name, entry, method, fitted.state, dataset, judge)
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
@@ -564,7 +267,7 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
             points = [{**point, key: value} for point in points for value in values]
         runs = [{"seed": int(seed), **base, **point} for point in points for seed in config.seeds]
         own = folder if len(config.methods) == 1 else folder / name
-        _, fitted = _fit(config, entry, dataset, own, label=name, runs=runs, on_nonfinite="drop")
+        _, fitted = fit(config, entry, dataset, own, label=name, runs=runs, on_nonfinite="drop")
         rows = _results.sweep_rows(
             fitted,
             points,
@@ -615,7 +318,7 @@ def evaluate(
         if protocol is not None:
             config.protocol.metrics = ()
         dataset, _ = load_dataset(config)
-        judge = _judge(config, dataset, "test", protocol)
+        judge = make_judge(config, dataset, "test", protocol)
         if judge is None:
             raise ConfigError(f"the dataset {dataset.name} has no test part to evaluate on")
         entry = config.variants[name]
@@ -637,7 +340,7 @@ def _fit_finished(config, name, entry, dataset, folder) -> tuple[Method, trainin
     method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
     hparams = variant_hparams(config, entry, method)
     runs = [{"seed": int(seed), **hparams} for seed in config.seeds]
-    return _fit(config, entry, dataset, folder, label=name, runs=runs)
+    return fit(config, entry, dataset, folder, label=name, runs=runs)
 
 
 def load_predictor(workdir: str | os.PathLike):

@@ -81,10 +81,28 @@ def epoch_batches(key: Key, n_rows: int, *, batch_size: int) -> tuple[Array, Arr
     """
     _check_positive(n_rows=n_rows, batch_size=batch_size)
     steps = -(-n_rows // batch_size)
-    order = jax.random.permutation(key, jnp.arange(n_rows, dtype=jnp.int32))
+    order = _random_order(key, n_rows)
     slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
     shape = (steps, batch_size)
     return order[slots % n_rows].reshape(shape), (slots < n_rows).reshape(shape)
+
+
+def _random_order(key: Key, n: int) -> Array:
+    """A random permutation of ``0 .. n - 1``, int32: ``jax.random.permutation`` at a quarter of its time on CPU.
+
+    A sort that carries values along is some four times as slow there as a sort of one array, so the values travel
+    in the keys: random bits above, the position below. Each pass is a pass of a stable radix sort; together the
+    rows have random keys of at least 32 bits, and the chance that two given rows tie is 2^-32 or less.
+    """
+    position_bits = max(1, (n - 1).bit_length())
+    random_bits = 32 - position_bits
+    positions = jnp.arange(n, dtype=jnp.uint32)
+    order = positions
+    for number in range(-(-32 // random_bits)):
+        bits = jax.random.bits(jax.random.fold_in(key, number), (n,), jnp.uint32)
+        packed = jnp.sort((bits << position_bits) | positions)
+        order = order[packed & jnp.uint32(2**position_bits - 1)]
+    return order.astype(jnp.int32)
 
 
 def uniform_items(key: Key, shape: tuple[int, ...], *, n_items: int) -> Array:

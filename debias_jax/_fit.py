@@ -1,0 +1,172 @@
+"""The fit of one variant of an experiment: its judges, its checkpoints, its logs."""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from debias_jax import _config, data, metrics, training
+from debias_jax._build import build_method
+from debias_jax._config import choose, nearest
+from debias_jax.data.types import Dataset
+from debias_jax.errors import ConfigError, DivergedError
+from debias_jax.methods.base import Method
+from debias_jax.training import checkpoint, writers
+from debias_jax.training import evaluate as evaluation
+
+
+class Judge(NamedTuple):
+    """A protocol with its evaluation set, and the pure function that the loop calls."""
+
+    protocol: metrics.EvalProtocol
+    eval_set: evaluation.EvalSet
+
+
+def make_judge(config: ConfigDict, dataset: Dataset, part: str, name: str | None = None) -> Judge | None:
+    """The judge of the validation or test part, None where the dataset has no such part."""
+    held_out = getattr(dataset, part)
+    if held_out is None:
+        return None
+    protocol = choose("protocol", name or config.protocol[part], metrics.PROTOCOLS)
+    if part == "test" and config.protocol.metrics:
+        protocol = protocol.with_metrics(*config.protocol.metrics)
+    popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
+    log = dataset.train
+    if part == "test" and dataset.validation is not None:
+        # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
+        log = data.concatenate(log, dataset.validation)
+    return Judge(protocol, evaluation.build_eval_set(protocol, held_out, log, popularity=popularity))
+
+
+def _validation_settings(config: ConfigDict, method: Method, judge: Judge | None) -> dict[str, Any]:
+    """The arguments of ``fit_many`` that concern validation."""
+    patience = config.train.patience or None
+    if judge is None:
+        if patience or config.train.restore == "best":
+            raise ConfigError(
+                "train.patience and train.restore='best' need a validation part; this dataset has none: set "
+                "data.split, or train.patience=0 and train.restore='last'"
+            )
+        return {"restore": "last"}
+    if config.protocol.monitor not in judge.protocol.metrics:
+        raise ConfigError(
+            f"unknown protocol.monitor {config.protocol.monitor!r}; "
+            f"{nearest(config.protocol.monitor, judge.protocol.metrics)}"
+        )
+
+    def evaluate(state, eval_set):
+        return evaluation.summarise(evaluation.evaluate(judge.protocol, method.predict, state, eval_set))
+
+    return {
+        "evaluate": evaluate,
+        "eval_data": judge.eval_set,
+        "monitor": config.protocol.monitor,
+        "patience": patience,
+        "restore": config.train.restore,
+    }
+
+
+def _digest(dataset: Dataset) -> str:
+    """A fingerprint of what is learnt from, so that a checkpoint of other data is refused."""
+    digest = hashlib.sha256()
+    for part in (dataset.train, dataset.probably_exposed):
+        if part is not None:
+            for column in (part.users, part.items, part.labels):
+                digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, strategy: str, runs) -> dict:
+    """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow."""
+    train = {name: config.train[name] for name in ("batch_size", "eval_every", "patience")}
+    return writers.jsonable(
+        {
+            "data": _digest(dataset),
+            "method": entry["method"],
+            "options": dict(entry["options"]),
+            "model": _config.to_dict(config.model),
+            "validation": [config.protocol.validation, config.protocol.monitor],
+            "train": {**train, "strategy": strategy},
+            "runs": runs,
+        }
+    )
+
+
+def _strategy(config: ConfigDict) -> str:
+    """``auto`` resolved, since programs of different strategies are not bit-equal."""
+    if config.train.strategy != "auto":
+        return config.train.strategy
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def fit(
+    config: ConfigDict,
+    entry: Mapping[str, Any],
+    dataset: Dataset,
+    folder: pathlib.Path,
+    *,
+    label: str,
+    runs: list[dict[str, Any]],
+    on_nonfinite: str = "raise",
+) -> tuple[Method, training.FitResult]:
+    """Fits the runs (dicts of ``seed`` and hyperparameters) of one variant, resumably, with logs and a bar."""
+    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+    keys = jnp.stack([training.run_key(run["seed"]) for run in runs])
+    names = [name for name in runs[0] if name != "seed"]
+    hparams = {name: np.asarray([run[name] for run in runs], np.float32) for name in names}
+    strategy = _strategy(config)
+    settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = _fingerprint(config, entry, dataset, strategy, runs)
+    with (
+        checkpoint.Checkpointer(folder / "checkpoints", fingerprint=fingerprint) as saver,
+        writers.JsonlWriter(folder / "metrics.jsonl") as log,
+        writers.ProgressBar(config.train.epochs, label) as bar,
+    ):
+        board: list[writers.TensorboardWriter] = []
+
+        def on_resume(epochs_done: int) -> None:
+            log.resume(epochs_done)
+            bar.update(epochs_done)
+            if config.tensorboard:
+                board.append(writers.TensorboardWriter(folder / "tensorboard", resume_step=epochs_done))
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            named = {name: value for name, value in row.items() if name != "epoch"}
+            for number, run in enumerate(runs):
+                values = {name: value[number] for name, value in named.items()}
+                log.write(row["epoch"], {"run": number, "seed": run["seed"], **values})
+            means = {
+                name: float(np.nanmean(value)) for name, value in named.items() if np.isfinite(value).any()
+            }
+            for writer in board:
+                writer.write(row["epoch"], means)
+            shown = ("loss", config.protocol.monitor)
+            bar.update(1, **{name: f"{means[name]:.4f}" for name in shown if name in means})
+
+        try:
+            result = training.fit_many(
+                method,
+                training.train_data(dataset),
+                keys,
+                hparams,
+                epochs=config.train.epochs,
+                eval_every=config.train.eval_every,
+                strategy=strategy,
+                checkpointer=saver,
+                on_epoch=on_epoch,
+                on_resume=on_resume,
+                on_nonfinite=on_nonfinite,
+                **settings,
+            )
+        except DivergedError as error:
+            raise DivergedError(f"{label}: {error}") from error
+        finally:
+            for writer in board:
+                writer.close()
+    return method, result
