@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from debias_jax import data, methods, models
 from debias_jax._config import choose, nearest
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError
+from debias_jax.errors import ConfigError, DataError
 from debias_jax.methods.base import Method
 
 DATASETS = {
@@ -150,6 +150,26 @@ def build_method(config: ConfigDict, entry: Mapping[str, Any], *, n_users: int, 
         return factory(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{entry['method']}: {error}") from error
+
+
+def check_labels(name: str, entry: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuses to train a method that contrasts labels of shown pairs on a log that has one label only.
+
+    Raises:
+        DataError: it does.
+    """
+    options = entry["options"]
+    reads_ratings = (
+        entry["method"] in ("ips", "snips")
+        or options.get("frame") == "observed"
+        or options.get("feedback") == "ratings"
+    )
+    labels = dataset.train.labels
+    if reads_ratings and (labels == labels[0]).all():
+        raise DataError(
+            f"{name} needs shown pairs with both labels, and all {len(labels)} training rows have label "
+            f"{labels[0]:g}; for a log of clicks alone take mf, bpr, relmf, umf or biif"
+        )
 
 
 def variant_hparams(config: ConfigDict, entry: Mapping[str, Any], method: Method) -> dict[str, float]:

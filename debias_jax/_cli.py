@@ -1,39 +1,135 @@
-"""What the launch scripts share: errors as one line, and where progress goes."""
+"""What the launch scripts share: the config flag, errors as one line, and where progress goes."""
 
 import os
+import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
-from debias_jax.errors import DebiasError
+from debias_jax._config import nearest
+from debias_jax.errors import ConfigError, DebiasError
+
+# The flags defined here belong to the script that asks for them, so that its --help lists them.
+flags.disclaim_key_flags()
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Loads a config file; says in one line where there is none, or where an override names no key of it.
+
+    Args:
+        name: of the flag.
+        loader: the parser of ``ml_collections``.
+    """
+
+    def __init__(self, name: str, loader: flags.ArgumentParser):
+        self.name = name
+        self._loader = loader
+
+    def parse(self, path: str) -> ConfigDict:
+        file = pathlib.Path(path.partition(":")[0])
+        if not file.is_file():
+            here = sorted(str(found) for found in file.parent.glob("*.py"))
+            raise ConfigError(
+                f"there is no config file {file}; "
+                + (nearest(str(file), here) if here else f"{file.parent} holds none")
+            )
+        config = self._loader.parse(path)
+        for argument in sys.argv[1:]:
+            override = re.match(rf"--?(?:no)?{self.name}\.([^=]+)", argument)
+            if override:
+                _check_key(config, self.name, override[1])
+        return config
+
+
+def _check_key(config: ConfigDict, path: str, key: str) -> None:
+    """Raises unless every part of a dotted key is in the config."""
+    for part in key.split("."):
+        # Below a leaf, and from an index on (seeds[0]), ml_collections knows best.
+        if not isinstance(config, ConfigDict) or "[" in part:
+            return
+        if part not in config:
+            valid = nearest(part, config.keys()) if len(config) else f"{path} has no keys"
+            raise ConfigError(f"unknown key {path}.{part}; {valid}")
+        config, path = config[part], f"{path}.{part}"
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines ``--config=FILE:VARIANT`` and its overrides ``--config.KEY=VALUE``."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "configs/<dataset>.py:<method>[,<method>...]; --config.KEY=VALUE overrides a setting."
+    )
+    flag = flags.FLAGS[holder.name]
+    flag.parser = _ConfigParser(holder.name, flag.parser)
+    return holder
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error that the others were raised from."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _flag_error(error: Exception) -> str:
+    """One line about a flag that cannot be read: what is wrong with which value, and what is right."""
+    # absl and ml_collections wrap what a config file raises into errors of their own, its traceback in their text.
+    inner = _innermost(error)
+    if isinstance(inner, DebiasError):
+        return str(inner)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        known = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+        name = error.flagname
+        return f"unknown flag --{name}; {nearest(name, [flag.name for flag in known])}"
+    text = str(error)
+    if "Traceback" in text:
+        place = traceback.extract_tb(inner.__traceback__)[-1]
+        return f"{place.filename}, line {place.lineno}: {type(inner).__name__}: {inner}"
+    flag = re.match(r"flag --([\w.]+)=", text)
+    if flag and flag[1] in flags.FLAGS:
+        text += f"; it takes {flags.FLAGS[flag[1]].parser.syntactic_help or 'a value of another form'}"
+    return text.removeprefix("flag ")
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        _exit(_flag_error(error))
 
 
 def main(function: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
-    """Runs a launch script: parses flags, prints a ``DebiasError`` as one line, exits 2 on it.
+    """Runs a launch script: parses flags, prints what the user can mend as one line, exits 2 on it.
 
     Args:
         function: the script's work; it reads its own flags.
         required: names of flags that must be given.
     """
-    for name in required:
-        flags.mark_flag_as_required(name)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            print(f"error: unexpected argument {argv[1]!r}; every setting is a --flag=value", file=sys.stderr)
-            sys.exit(2)
+            _exit(f"unexpected argument {argv[1]!r}; every setting is a --flag=value")
+        for name in required:
+            if flags.FLAGS[name].value is None:
+                _exit(f"--{name}=... is missing: {flags.FLAGS[name].help}")
         # absl logs at INFO, and every library with it; a run shows warnings only.
         logging.set_verbosity(logging.WARNING)
         try:
             function()
             sys.stdout.flush()
         except DebiasError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _exit(str(error))
         except BrokenPipeError:
             # The reader (a pager, head) has gone; a second write at interpreter exit would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from debias_jax import _config, data, metrics, training
-from debias_jax._build import build_method
+from debias_jax._build import build_method, check_labels
 from debias_jax._config import choose, nearest
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError
@@ -115,6 +115,7 @@ def fit(
     on_nonfinite: str = "raise",
 ) -> tuple[Method, training.FitResult]:
     """Fits the runs (dicts of ``seed`` and hyperparameters) of one variant, resumably, with logs and a bar."""
+    check_labels(label, entry, dataset)
     method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
     keys = jnp.stack([training.run_key(run["seed"]) for run in runs])
     names = [name for name in runs[0] if name != "seed"]

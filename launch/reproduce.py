@@ -4,12 +4,11 @@ python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 -
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from debias_jax import _cli, _reproduce
 
 _TABLE = flags.DEFINE_enum("table", None, sorted(_reproduce.TABLES), "The published table.")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment whose variants are its rows.")
+_CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs; resumed, or read if finished.")
 _SECTION = flags.DEFINE_string(
     "section", None, "Section of docs/results.md to write; default the table's own."

@@ -9,11 +9,10 @@ python launch/sweep.py --config=configs/coat.py:mf --seeds=2 --grid=lr=3e-4,1e-3
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from debias_jax import _cli, experiment
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<dataset>.py:<method>[,<method>...]")
+_CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the sweep; the same command resumes what stands there."
 )

@@ -5,11 +5,10 @@ python launch/train.py --config=configs/synthetic.py:mf,relmf,biif --config.seed
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from debias_jax import _cli, experiment
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<dataset>.py:<method>[,<method>...]")
+_CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; the same command resumes what stands there."
 )

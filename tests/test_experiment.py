@@ -245,3 +245,22 @@ def test_coat_runs(data_dir, tmp_path, method):
     saved = np.load(tmp_path / "per_user.npz", allow_pickle=False)
     assert saved["dcg@3"].shape == (1, 237)
     assert 0 < result["metrics"]["dcg@3"]["mean"] < 2.131
+
+
+def test_a_click_log_refuses_methods_that_need_ratings(tmp_path):
+    path = tmp_path / "clicks.csv"
+    path.write_text("user,item\n" + "".join(f"u{u},i{i}\n" for u in range(9) for i in range(u, u + 9)))
+    config = _module("own_data").get_config("snips")
+    config.data.path = str(path)
+    config.protocol.metrics = ("ndcg@2",)
+    config.protocol.headline = "ndcg@2"
+    with pytest.raises(DataError, match="snips needs shown pairs with both labels"):
+        experiment.run(config, tmp_path / "run", quiet=True)
+
+
+def test_biif_without_probably_exposed_pairs_says_how_to_make_them(tmp_path):
+    config = _tiny("biif", restore="last", patience=0)
+    with config.unlocked():
+        config.data.split = {"name": "random", "validation": 0.1, "test": 0.0, "seed": 0}
+    with pytest.raises(ConfigError, match="data.split.name='biif'"):
+        experiment.run(config, tmp_path, quiet=True)

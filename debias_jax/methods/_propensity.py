@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from debias_jax import optimizers, sampling
+from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, TrainData
 from debias_jax.methods.batching import observed_pairs
@@ -107,7 +108,10 @@ def propensity_risk(
         errors = optax.losses.sigmoid_binary_cross_entropy(logits, batch.labels)
         if propensity == "logged":
             if batch.propensities is None:
-                raise ValueError("propensity='logged' needs a propensity column in the training data")
+                raise ConfigError(
+                    "propensity='logged' needs a propensity column in the training data; name one, or take "
+                    "propensity='estimated'"
+                )
             p = batch.propensities
         else:
             p = of_pairs(context.extra, context.data, batch.users, batch.items)

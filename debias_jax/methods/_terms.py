@@ -6,6 +6,7 @@ import jax
 import optax
 
 from debias_jax import losses
+from debias_jax.errors import ConfigError
 from debias_jax.methods.base import PredictFn, TrainState
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, total_and_count
 from debias_jax.models.base import Model
@@ -80,6 +81,11 @@ class ExposureTerms:
         """L2 with exposure 1, that is cross-entropy, on all "probably exposed" pairs."""
         del batch
         data = context.data
+        if data.exposed_users.shape[0] == 0:
+            raise ConfigError(
+                "this method learns exposure from 'probably exposed' pairs, and the training data has none; "
+                "make them with data.splits.biif (config: data.split.name='biif')"
+            )
         logits = self.model.apply(params["prediction"], data.exposed_users, data.exposed_items)
         values = optax.losses.sigmoid_binary_cross_entropy(logits, data.exposed_labels)
         return total_and_count(values, data.exposed_labels >= 0)

@@ -40,6 +40,16 @@ def alter_opt(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure).
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.alter_opt(
+        ...     models.mf(8, 6, dim=2), models.biif_exposure(8, dim=2), item_vectors=models.item_vectors)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
     Source:
         Biif section 3.3.
     """

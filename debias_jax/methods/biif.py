@@ -36,7 +36,7 @@ def biif(
     pairs, whose exposure is taken as 1. With one SGD step the gradient of a free m_ui is eq. 19, its four residuals
     taken after the step; it is zero for clicked pairs (eq. 18) only if ``detach_items``.
 
-    The paper leaves four choices open; they are options here, and what they change was measured (docs/exposure.md):
+    The paper leaves four choices open; they are options here, and what they change on Coat is in docs/results.md:
 
     - ``inner_step``: ``"virtual_sgd"`` takes the hypergradient through an SGD step of size ``inner_lr`` and lets
       Adam move the relevance model; ``"adam"`` goes through Adam's own step, whose derivative with respect to a
@@ -60,6 +60,16 @@ def biif(
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.splits.biif(data.synthetic.generate(seed=0, n_users=8, n_items=6))
+        >>> method = methods.biif(
+        ...     models.mf(8, 6, dim=2), models.biif_exposure(8, dim=2), item_vectors=models.item_vectors)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
 
     Source:
         Biif Algorithm 1 and eq. 10, 14, 16, 17; UBO (arXiv 2206.00147).

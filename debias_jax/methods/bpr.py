@@ -20,6 +20,15 @@ def bpr(model: Model, *, batch_size: int = 1024) -> Method:
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.bpr(models.mf(8, 6, dim=2))
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
     Source:
         Rendle et al. 2009. Open choice: the negative is uniform over the user's unclicked items.
     """

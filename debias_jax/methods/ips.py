@@ -24,6 +24,16 @@ def ips(
         The method; hyperparameters ``lr``, ``weight_decay``, ``min_propensity`` (0: no clipping) and those of the
         propensity fit.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.ips(
+        ...     models.mf(8, 6, dim=2), models.additive_logistic(8, 6), propensity="logged")
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
     Source:
         Schnabel et al. 2016; cvr specification of the BADR paper's baseline (its Table 1).
     """

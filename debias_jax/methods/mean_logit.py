@@ -29,6 +29,15 @@ def mean_logit(*, feedback: str = "clicks") -> Method:
     Raises:
         ValueError: unknown ``feedback``.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.mean_logit()
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
     Source:
         No paper compares with it. On Coat's fixed split, ``"ratings"`` reaches an AUC of .7715 (published BADR: .7694).
     """

@@ -25,6 +25,15 @@ def mf(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay`` (coupled L2).
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.mf(models.mf(8, 6, dim=2))
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
     Source:
         The baseline of every paper here; the sampler is CJMF's (Zhu et al. 2020).
     """

@@ -9,6 +9,7 @@ import pytest
 from debias_jax import data, hypergrad, losses, methods, models, optimizers, training
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
+from debias_jax.errors import ConfigError
 from debias_jax.methods import batching
 from debias_jax.methods._propensity import fit_propensity
 
@@ -226,7 +227,7 @@ class TestPropensity:
         )
         bare = train._replace(propensities=None)
         state = method.init(jax.random.key(0), bare, {})
-        with pytest.raises(ValueError, match="propensity column"):
+        with pytest.raises(ConfigError, match="propensity column"):
             method.step(state, bare, _first_batch(method, bare), jax.random.key(1))
 
 
