@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from debias_jax import data, methods, models
-from debias_jax._config import choose, nearest
+from debias_jax._config import choose
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError, DataError
+from debias_jax.errors import ConfigError, DataError, nearest
 from debias_jax.methods.base import Method
 
 DATASETS = {

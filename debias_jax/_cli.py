@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,11 +33,11 @@ class _ConfigParser(flags.ArgumentParser):
     def parse(self, path: str) -> ConfigDict:
         file = pathlib.Path(path.partition(":")[0])
         if not file.is_file():
-            here = sorted(str(found) for found in file.parent.glob("*.py"))
-            raise ConfigError(
-                f"there is no config file {file}; "
-                + (nearest(str(file), here) if here else f"{file.parent} holds none")
+            here = [str(found) for found in (file if file.is_dir() else file.parent).glob("*.py")]
+            hint = (
+                nearest(str(file), here) if here else "run from the root of the repository, or give its path"
             )
+            raise ConfigError(f"there is no config file {file}; {hint}")
         config = self._loader.parse(path)
         for argument in sys.argv[1:]:
             override = re.match(rf"--?(?:no)?{self.name}\.([^=]+)", argument)
@@ -48,12 +49,10 @@ class _ConfigParser(flags.ArgumentParser):
 def _check_key(config: ConfigDict, path: str, key: str) -> None:
     """Raises unless every part of a dotted key is in the config."""
     for part in key.split("."):
-        # Below a leaf, and from an index on (seeds[0]), ml_collections knows best.
-        if not isinstance(config, ConfigDict) or "[" in part:
-            return
+        if not isinstance(config, ConfigDict) or not len(config):
+            raise ConfigError(f"unknown key {path}.{part}; {path} has no keys")
         if part not in config:
-            valid = nearest(part, config.keys()) if len(config) else f"{path} has no keys"
-            raise ConfigError(f"unknown key {path}.{part}; {valid}")
+            raise ConfigError(f"unknown key {path}.{part}; {nearest(part, config.keys())}")
         config, path = config[part], f"{path}.{part}"
 
 
@@ -90,7 +89,8 @@ def _flag_error(error: Exception) -> str:
         return f"{place.filename}, line {place.lineno}: {type(inner).__name__}: {inner}"
     flag = re.match(r"flag --([\w.]+)=", text)
     if flag and flag[1] in flags.FLAGS:
-        text += f"; it takes {flags.FLAGS[flag[1]].parser.syntactic_help or 'a value of another form'}"
+        parser = flags.FLAGS[flag[1]].parser
+        text += f"; it takes {parser.syntactic_help or 'a ' + parser.flag_type()}"
     return text.removeprefix("flag ")
 
 
@@ -130,6 +130,10 @@ def main(function: Callable[[], None], *, required: tuple[str, ...] = ()) -> Non
         except BrokenPipeError:
             # The reader (a pager, head) has gone; a second write at interpreter exit would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            _exit(str(error))
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded, flags_parser=_parse)

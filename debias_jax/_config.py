@@ -1,20 +1,12 @@
 """Configs: the common skeleton, and checks that name the nearest valid key."""
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from debias_jax.errors import ConfigError
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """A clause that names the nearest valid name, or all of them."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(valid)}"
+from debias_jax.errors import ConfigError, nearest
 
 
 def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:

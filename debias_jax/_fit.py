@@ -12,12 +12,11 @@ from ml_collections import ConfigDict
 
 from debias_jax import _config, data, metrics, training
 from debias_jax._build import build_method, check_labels
-from debias_jax._config import choose, nearest
+from debias_jax._config import choose
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError, DivergedError
+from debias_jax.errors import ConfigError, DivergedError, nearest
 from debias_jax.methods.base import Method
-from debias_jax.training import checkpoint, writers
-from debias_jax.training import evaluate as evaluation
+from debias_jax.training import checkpoint, evaluation, writers
 
 
 class Judge(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from debias_jax.training import significance
-from debias_jax.training.evaluate import Evaluation, summarise
+from debias_jax.training.evaluation import Evaluation, summarise
 
 
 class Scored(NamedTuple):

@@ -3,6 +3,9 @@
 They subclass the built-in types, so that library users may catch those; the launch scripts print them as one line.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DebiasError(Exception):
     """Base of every error that this library raises on purpose."""
@@ -26,6 +29,17 @@ class DivergedError(DebiasError, FloatingPointError):
 
 class MissingExtraError(DebiasError, ImportError):
     """An optional package is needed; the message names the extra to install."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A clause for the end of a message: the nearest valid name, or all of them where none is near.
+
+    >>> nearest("bif", ["biif", "mf"]), nearest("xyz", ["biif", "mf"])
+    ("did you mean 'biif'?", 'there are biif, mf')
+    """
+    known = sorted(str(each) for each in valid)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
 def require_extra(module: str, extra: str):

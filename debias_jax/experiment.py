@@ -21,13 +21,11 @@ from ml_collections import ConfigDict
 
 from debias_jax import _config, _plots, _results, data, metrics, serving, training
 from debias_jax._build import build_method, load_dataset, variant_hparams
-from debias_jax._config import nearest
 from debias_jax._fit import Judge, fit, make_judge
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError, DivergedError
+from debias_jax.errors import ConfigError, DivergedError, nearest
 from debias_jax.methods.base import Method, TrainState
-from debias_jax.training import evaluate as evaluation
-from debias_jax.training import writers
+from debias_jax.training import evaluation, writers
 
 __all__ = [
     "Outcome",

@@ -9,9 +9,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from debias_jax.data._settings import nearest
 from debias_jax.data._tables import open_text
-from debias_jax.errors import DataError, require_extra
+from debias_jax.errors import DataError, nearest, require_extra
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _CHUNK = 100_000
@@ -166,8 +165,8 @@ def check_columns(path: pathlib.Path, present: Sequence[str], wanted: Sequence[s
     for name in wanted:
         if name not in present:
             raise DataError(
-                f"{path}:1: there is no column {name!r}{nearest(name, present)}; "
-                f"the columns are {', '.join(map(repr, present))}"
+                f"{path}:1: there is no column {name!r}; {nearest(name, present)} "
+                f"(the columns are {', '.join(map(repr, present))})"
             )
         if list(present).count(name) > 1:
             raise DataError(f"{path}:1: the column {name!r} occurs {list(present).count(name)} times")

@@ -1,11 +1,10 @@
 """Checks of settings; each message names the setting, its value and what it may be."""
 
-import difflib
 from collections.abc import Collection
 
 import numpy as np
 
-from debias_jax.errors import ConfigError
+from debias_jax.errors import ConfigError, nearest
 
 
 def check_number(name: str, value: float, interval: str) -> None:
@@ -34,10 +33,6 @@ def check_integer(name: str, value: int, low: int) -> None:
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raises unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ConfigError(f"{name} = {value!r} must be one of {', '.join(choices)}{nearest(value, choices)}")
-
-
-def nearest(value: str, choices: Collection[str]) -> str:
-    """``"; did you mean 'x'?"`` for the closest of ``choices``, or nothing where none is close."""
-    match = difflib.get_close_matches(str(value), list(choices), n=1)
-    return f"; did you mean {match[0]!r}?" if match else ""
+        raise ConfigError(
+            f"{name} = {value!r} is unknown; {nearest(value, choices)}"
+        )

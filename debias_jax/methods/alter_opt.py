@@ -40,6 +40,9 @@ def alter_opt(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure).
 
+    Raises:
+        ValueError: unknown ``frame``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

@@ -53,10 +53,12 @@ def _with_exposed_negatives(data: TrainData, users: Array, items: Array, labels,
 def clicks_and_negatives(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
     """Every click, and for each click ``n_negatives`` uniform items of its user as zeros (CJMF's sampler).
 
-    Items are redrawn each epoch; a drawn item that the user clicked is dropped. Clicks are over-weighted against
-    zeros, so that neither ``losses.relmf`` nor ``losses.umf`` is unbiased on this frame: their optimum moves from
-    gamma to kappa gamma / (kappa m gamma + 1 - m gamma), kappa the over-weight. ``clicks_and_uniform_pairs`` is the
-    frame without that bias.
+    Items are redrawn each epoch; a drawn item that the user clicked is dropped. The known negatives of Biif's
+    "probably exposed" pairs, where the data has them, are rows too (the paper adds these pairs to training).
+
+    Clicks are over-weighted against zeros, so that neither ``losses.relmf`` nor ``losses.umf`` is unbiased on this
+    frame: their optimum moves from gamma to kappa gamma / (kappa m gamma + 1 - m gamma), kappa the over-weight.
+    ``clicks_and_uniform_pairs`` is the frame without that bias.
 
     Args:
         batch_size: rows a step.

@@ -45,6 +45,9 @@ def bi_opt2(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
 
+    Raises:
+        ValueError: unknown ``inner_step``, ``reduction`` or ``frame``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

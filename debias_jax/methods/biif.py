@@ -45,7 +45,8 @@ def biif(
       (eq. 18, 19) needs it.
     - ``reduction``: with ``"sum"`` hypergradients stand above Adam's epsilon and the exposure moves by ``outer_lr``
       a step; with ``"mean"`` they can lie below it and the exposure stays near its start, theta mixed with 1/2.
-    - ``frame``: which zeros are drawn; see ``methods.batching``.
+    - ``frame``: which zeros are drawn; see ``methods.batching``. With ``"clicks_and_negatives"`` the negative
+      "probably exposed" pairs are training zeros of every method on that frame, not of this one alone.
 
     Args:
         model: the relevance model.
@@ -60,6 +61,10 @@ def biif(
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
+
+    Raises:
+        ValueError: unknown ``inner_step``, ``reduction`` or ``frame``.
+        ConfigError: (on training) the data has no "probably exposed" pairs.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -24,6 +24,10 @@ def ips(
         The method; hyperparameters ``lr``, ``weight_decay``, ``min_propensity`` (0: no clipping) and those of the
         propensity fit.
 
+    Raises:
+        ValueError: unknown ``propensity``.
+        ConfigError: (on training) ``"logged"``, and the data has no propensities.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training
@@ -35,7 +39,7 @@ def ips(
         (8, 6)
 
     Source:
-        Schnabel et al. 2016; cvr specification of the BADR paper's baseline (its Table 1).
+        Schnabel et al. 2016, section 4; a baseline of the BADR paper.
     """
     return propensity_risk(
         model, propensity_model, risk=risks.ips, batch_size=batch_size, propensity=propensity

@@ -41,6 +41,9 @@ def joint_opt(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure).
 
+    Raises:
+        ValueError: unknown ``frame``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

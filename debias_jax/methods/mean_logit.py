@@ -39,7 +39,8 @@ def mean_logit(*, feedback: str = "clicks") -> Method:
         (8, 6)
 
     Source:
-        No paper compares with it. On Coat's fixed split, ``"ratings"`` reaches an AUC of .7715 (published BADR: .7694).
+        No paper here compares with it. On Coat's fixed split (ratings >= 3), protocol ``badr``, ``"ratings"`` has an
+        AUC of .7715; the BADR paper prints .7694 for BADR.
     """
     if feedback not in ("clicks", "ratings"):
         raise ValueError(f"unknown feedback {feedback!r}; there are clicks, ratings")

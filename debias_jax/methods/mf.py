@@ -25,6 +25,9 @@ def mf(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay`` (coupled L2).
 
+    Raises:
+        ValueError: unknown ``frame``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

@@ -34,6 +34,9 @@ def relmf(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``min_exposure``.
 
+    Raises:
+        ValueError: unknown ``frame``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

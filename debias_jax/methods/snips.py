@@ -22,6 +22,9 @@ def snips(
     Returns:
         The method; hyperparameters as ``ips``.
 
+    Raises:
+        ValueError, ConfigError: see ``ips``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

@@ -29,6 +29,9 @@ def umf(
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``min_exposure``.
 
+    Raises:
+        ValueError: unknown ``frame``.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from debias_jax import data, methods, models, training

@@ -1,13 +1,12 @@
 """Evaluation as a value: which candidates are ranked, for whom, and with which conventions."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from debias_jax.errors import ConfigError
+from debias_jax.errors import ConfigError, nearest
 from debias_jax.metrics import _rank
 from debias_jax.types import Array
 
@@ -154,10 +153,7 @@ class EvalProtocol:
         known = [field.name for field in dataclasses.fields(cls)]
         for field in fields:
             if field not in known:
-                raise ConfigError(
-                    f"protocol field {field!r} is unknown; the nearest is {_nearest(field, known)!r}, "
-                    f"all are {', '.join(known)}"
-                )
+                raise ConfigError(f"protocol field {field!r} is unknown; {nearest(field, known)}")
         missing = [field for field in ("name", "metrics") if field not in fields]
         if missing:
             raise ConfigError(f"protocol lacks {' and '.join(missing)}")
@@ -173,10 +169,7 @@ def parse_metric(metric: str) -> tuple[str, int | None]:
     """
     kind, at, cut = metric.partition("@")
     if kind not in POOLED + RANKED:
-        raise ConfigError(
-            f"metric {metric!r} is unknown; the nearest is {_nearest(kind, POOLED + RANKED)!r}, "
-            f"all are {', '.join(POOLED + RANKED)}"
-        )
+        raise ConfigError(f"metric {metric!r} is unknown; {nearest(kind, POOLED + RANKED)}")
     if not at:
         return kind, None
     if kind in POOLED:
@@ -184,10 +177,6 @@ def parse_metric(metric: str) -> tuple[str, int | None]:
     if not (cut.isascii() and cut.isdigit() and int(cut) > 0):
         raise ConfigError(f"metric {metric!r}: the cut-off after @ must be a positive integer")
     return kind, int(cut)
-
-
-def _nearest(word: str, known) -> str:
-    return max(known, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio())
 
 
 def user_metrics(

@@ -345,7 +345,7 @@ def test_parquet_types_and_places(tmp_path):
         (dict(label="a", rating="b", threshold=3), "ambiguous"),
         (dict(label="a", duplicates="mean"), "'mean' of 0/1 labels is no label"),
         (dict(duplicates="frist"), "did you mean 'first'"),
-        (dict(on_bad_rows="ignore"), "on_bad_rows = 'ignore' must be one of error, skip"),
+        (dict(on_bad_rows="ignore"), "on_bad_rows = 'ignore' is unknown; there are error, skip"),
         (dict(user="id", item="id"), "user and item both name the column 'id'"),
         (dict(rating="stars", threshold=float("nan")), "threshold = nan"),
     ],

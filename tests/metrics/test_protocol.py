@@ -116,7 +116,7 @@ def test_max_k():
     ("changes", "message"),
     [
         ({"ties": "random"}, "ties = 'random' is unknown; it must be one of pessimistic, by_index"),
-        ({"metrics": ("ndgc@5",)}, "metric 'ndgc@5' is unknown; the nearest is 'ndcg'"),
+        ({"metrics": ("ndgc@5",)}, "metric 'ndgc@5' is unknown; did you mean 'ndcg'"),
         ({"metrics": ("ndcg@0",)}, "metric 'ndcg@0': the cut-off after @ must be a positive integer"),
         ({"metrics": ("ndcg@five",)}, "must be a positive integer"),
         ({"metrics": ("auc@5",)}, "metric 'auc@5': auc is pooled over all pairs and has no cut-off"),
@@ -139,7 +139,7 @@ def test_catalogue_cannot_drop_items():
 
 
 def test_from_dict_names_the_nearest_field():
-    with pytest.raises(ConfigError, match="protocol field 'tie' is unknown; the nearest is 'ties'"):
+    with pytest.raises(ConfigError, match="protocol field 'tie' is unknown; did you mean 'ties'"):
         metrics.EvalProtocol.from_dict({**PROTOCOLS["badr"].to_dict(), "tie": "by_index"})
     with pytest.raises(ConfigError, match="protocol lacks metrics"):
         metrics.EvalProtocol.from_dict({"name": "mine"})

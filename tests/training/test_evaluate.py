@@ -14,7 +14,7 @@ from reference import ranking as reference
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
 from debias_jax.metrics import PROTOCOLS
-from debias_jax.training.evaluate import build_eval_set, check_finite, evaluate, summarise
+from debias_jax.training.evaluation import build_eval_set, check_finite, evaluate, summarise
 
 BADR, CJMF, STRICT, XIR, SNIPS = (PROTOCOLS[name] for name in ("badr", "cjmf", "strict", "xir", "snips"))
 LEAVE_ONE_OUT = PROTOCOLS["leave_one_out"]

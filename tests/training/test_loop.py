@@ -10,7 +10,7 @@ import pytest
 
 from debias_jax import data, methods, metrics, models, training
 from debias_jax.errors import ConfigError, DataError, DivergedError
-from debias_jax.training import evaluate as evaluation
+from debias_jax.training import evaluation
 from debias_jax.training.checkpoint import Checkpointer
 
 
