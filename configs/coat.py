@@ -22,6 +22,11 @@ TUNED = {
     "joint_opt": {"lr": 1e-3, "weight_decay": 1e-4},
     "alter_opt": {"lr": 1e-3, "weight_decay": 1e-4},
     "bi_opt2": {"lr": 1e-3, "weight_decay": 1e-4},
+    "mf_uniform": {"lr": 1e-3, "weight_decay": 1e-5},
+    "relmf_uniform": {"lr": 3e-3, "weight_decay": 1e-4},
+    "umf_uniform": {"lr": 1e-3, "weight_decay": 0.0},
+    "biif_uniform": {"lr": 3e-3, "weight_decay": 1e-5},
+    "mf_rated": {"lr": 3e-3, "weight_decay": 1e-4},
 }
 
 GROUPS = {

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from debias_jax._config import nearest
-from debias_jax.errors import ConfigError, DebiasError
+from debias_jax.errors import ConfigError, DebiasError, nearest
 
 # The flags defined here belong to the script that asks for them, so that its --help lists them.
 flags.disclaim_key_flags()
@@ -90,7 +89,8 @@ def _flag_error(error: Exception) -> str:
     flag = re.match(r"flag --([\w.]+)=", text)
     if flag and flag[1] in flags.FLAGS:
         parser = flags.FLAGS[flag[1]].parser
-        text += f"; it takes {parser.syntactic_help or 'a ' + parser.flag_type()}"
+        takes = "true or false" if isinstance(parser, flags.BooleanParser) else parser.syntactic_help
+        text += f"; it takes {takes}" if takes else ""
     return text.removeprefix("flag ")
 
 

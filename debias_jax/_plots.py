@@ -54,14 +54,20 @@ def _learning_curves(path: pathlib.Path, scored: Sequence[Scored], monitor: str)
     if not names:
         return
     figure, axes = _figure(len(names), width=5.0)
+    from matplotlib import colormaps
+
+    colors = colormaps["tab10" if len(scored) <= 10 else "tab20"].colors
     for axis, name in zip(axes, names, strict=True):
-        for one in scored:
+        for number, one in enumerate(scored):
             epochs, values = _series(one.history, name)
             if epochs.size < 2:
                 continue
+            # Runs that rest after early stopping are NaN; an epoch of which none is left ends the curve.
+            epochs, values = epochs[np.isfinite(values).any(axis=1)], values[np.isfinite(values).any(axis=1)]
             mean, sd = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
-            (line,) = axis.plot(epochs, mean, label=one.name, linewidth=1.5)
-            axis.fill_between(epochs, mean - sd, mean + sd, color=line.get_color(), alpha=0.2, linewidth=0)
+            color = colors[number % len(colors)]
+            axis.plot(epochs, mean, label=one.name, linewidth=1.5, color=color)
+            axis.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
         axis.set(
             xlabel="epoch", ylabel="training loss (own scale)" if name == "loss" else f"validation {name}"
         )

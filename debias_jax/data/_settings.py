@@ -33,6 +33,4 @@ def check_integer(name: str, value: int, low: int) -> None:
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raises unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ConfigError(
-            f"{name} = {value!r} is unknown; {nearest(value, choices)}"
-        )
+        raise ConfigError(f"{name} = {value!r} is unknown; {nearest(value, choices)}")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from debias_jax import optimizers, sampling
+from debias_jax import optimizers, risks, sampling
 from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, TrainData
@@ -88,12 +88,16 @@ def propensity_risk(
 
     def of_pairs(extra, data: TrainData, users: Array, items: Array) -> Array:
         if propensity == "popularity":
-            return data.popularity[items]
+            return extra["propensity"][items]
         return jax.nn.sigmoid(propensity_model.apply(extra["propensity"], users, items))
 
     def fit(key: Key, data: TrainData, hparams):
-        if propensity != "estimated":
+        if propensity == "logged":
             return {}
+        if propensity == "popularity":
+            # Rows, not clicks: an item that was shown and never clicked has a propensity too.
+            rows = jnp.zeros(data.popularity.shape, jnp.float32).at[data.items].add(1.0)
+            return {"propensity": risks.popularity_power(rows)}
         fitted = fit_propensity(
             propensity_model,
             key,

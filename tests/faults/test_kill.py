@@ -44,7 +44,8 @@ class Launcher:
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        self.environment = os.environ | cache | {"JAX_PLATFORMS": "cpu"}
+        # Buffered as for any user, so that the report leaves in one piece.
+        self.environment = os.environ | cache | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""}
 
     @contextlib.contextmanager
     def start(self, workdir, **options):

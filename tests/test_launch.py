@@ -1,0 +1,320 @@
+"""The launch scripts: a round trip, and what they say to a user who got something wrong."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from debias_jax.data.types import Interactions
+from debias_jax.errors import DataError
+
+ROOT = pathlib.Path(__file__).parent.parent
+SYNTHETIC = "--config=configs/synthetic.py:mf"
+OWN = "--config=configs/own_data.py:umf"
+TINY = [
+    "--config.data.options.n_users=40",
+    "--config.data.options.n_items=25",
+    "--config.model.dim=4",
+    "--config.seeds=(0,1)",
+    "--config.train.epochs=2",
+    "--config.train.eval_every=1",
+    "--config.train.batch_size=128",
+    "--config.protocol.metrics=('ndcg@5',)",
+]
+
+# One process imports everything and forks a child for each script: imports would take most of the time. Nothing here
+# starts the JAX backend, so no thread is lost in the fork.
+SERVER = """
+import json, os, runpy, sys, warnings
+import matplotlib.backends.backend_agg, matplotlib.figure, polars
+from debias_jax import _cli, _reproduce, experiment
+
+warnings.filterwarnings("ignore", message="os.fork")
+for line in sys.stdin:
+    script, arguments, environment, out, err = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        os.environ.update(environment)
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Scripts:
+    """Runs ``launch/*.py`` as a terminal would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "DEBIAS_DATA_DIR": ""},
+        )
+
+    def run(self, script, *arguments, **environment):
+        """Exit code, stdout and stderr of one script."""
+        out, err = self.folder / "out", self.folder / "err"
+        request = [
+            f"launch/{script}.py",
+            [str(argument) for argument in arguments],
+            environment,
+            str(out),
+            str(err),
+        ]
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        code = self.process.stdout.readline()
+        assert code, "the server ended"
+        return int(code), out.read_text(), err.read_text()
+
+    def succeed(self, script, *arguments):
+        """Stdout of a script that must succeed."""
+        code, out, err = self.run(script, *arguments)
+        assert code == 0, err
+        assert err == ""
+        return out
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    pytest.importorskip("polars")
+    pytest.importorskip("matplotlib")
+    scripts = Scripts(tmp_path_factory.mktemp("scripts"))
+    yield scripts
+    scripts.close()
+
+
+@pytest.fixture(scope="module")
+def trained(scripts, tmp_path_factory):
+    """Workdir and stdout of a tiny run."""
+    workdir = tmp_path_factory.mktemp("runs") / "mf"
+    return workdir, scripts.succeed("train", SYNTHETIC, *TINY, f"--workdir={workdir}")
+
+
+def assert_one_line(code, out, err, *fragments):
+    """The script refused, in one line that holds every fragment."""
+    assert "Traceback" not in out + err
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert code == 2
+    for fragment in fragments:
+        assert fragment in line
+
+
+class TestRoundTrip:
+    def test_train_reports_the_data_and_prints_a_table(self, trained):
+        workdir, out = trained
+        assert out.startswith("synthetic: 40 users x 25 items")
+        table = (workdir / "table.txt").read_text()
+        assert out.endswith(table)
+        mean = json.loads((workdir / "results.json").read_text())["metrics"]["ndcg@5"]["mean"]
+        assert f"{mean:.4f}" in table
+
+    def test_evaluate_prints_the_table_of_the_run(self, scripts, trained):
+        workdir, _ = trained
+        assert scripts.succeed("evaluate", f"--workdir={workdir}") == (workdir / "table.txt").read_text()
+        other = scripts.succeed("evaluate", f"--workdir={workdir}", "--protocol=badr")
+        assert "protocol badr" in other
+
+    def test_recommend_prints_raw_ids_best_first(self, scripts, trained):
+        workdir, _ = trained
+        head, *rows = scripts.succeed("recommend", f"--workdir={workdir}", "--user=7", "--k=3").splitlines()
+        assert head.split("\t") == ["rank", "item", "score"]
+        ranks, items, scores = zip(*(row.split("\t") for row in rows), strict=True)
+        assert ranks == ("1", "2", "3") and len(set(items)) == 3
+        assert sorted(map(float, scores), reverse=True) == list(map(float, scores))
+        popular = scripts.succeed(
+            "recommend", f"--workdir={workdir}", "--user=nobody", "--unknown_user=popular", "--k=3"
+        )
+        assert len(popular.splitlines()) == 4
+
+    def test_sweep_ranks_a_grid_on_validation(self, scripts, tmp_path):
+        out = scripts.succeed(
+            "sweep", SYNTHETIC, *TINY, "--seeds=2", "--grid=lr=0.001,0.05", f"--workdir={tmp_path}"
+        )
+        assert "mf: 4 runs in one program" in out and "validation only" in out
+        (result,) = json.loads((tmp_path / "sweep.json").read_text())
+        assert sorted(row["hparams"]["lr"] for row in result["rows"]) == [0.001, 0.05]
+
+    def test_help_lists_the_flags_of_the_script(self, scripts):
+        _, out, err = scripts.run("train", "--help")
+        assert "--config:" in out and "--workdir:" in out and "launch/train.py --config=" in out
+        assert err == ""
+
+
+class TestWrongSettings:
+    @pytest.mark.parametrize(
+        ("script", "arguments", "fragments"),
+        [
+            ("train", [SYNTHETIC, "--config.train.epocs=3"], ["config.train.epocs", "did you mean 'epochs'"]),
+            ("train", [SYNTHETIC, "--config.trian.epochs=3"], ["config.trian", "did you mean 'train'"]),
+            ("train", [SYNTHETIC, "--config.train.epochs.x=3"], ["config.train.epochs.x", "has no keys"]),
+            (
+                "train",
+                [SYNTHETIC, "--config.train.epochs=abc"],
+                ["--config.train.epochs=abc", "takes an integer"],
+            ),
+            ("train", [SYNTHETIC, "--config.train.lr=high"], ["--config.train.lr=high", "takes a number"]),
+            ("train", [SYNTHETIC, "--config.model.bias=si"], ["--config.model.bias=si", "true or false"]),
+            ("train", [SYNTHETIC, "--config.train.epochs=0"], ["epochs is 0", "at least 1"]),
+            (
+                "train",
+                ["--config.seeds=(0,)", SYNTHETIC],
+                ["--config.seeds=(0,)", "before a value for --config"],
+            ),
+            ("train", ["--config=configs/synthetic.py:bif"], ["'bif'", "did you mean 'biif'"]),
+            ("train", ["--config=configs/synthetic.py"], ["name a method after the colon", "umf"]),
+            (
+                "train",
+                ["--config=configs/syntetic.py:mf"],
+                ["configs/syntetic.py", "did you mean 'configs/synthetic.py'"],
+            ),
+            ("train", ["--config=nowhere/x.py:mf"], ["nowhere/x.py", "run from the root of the repository"]),
+            ("train", [SYNTHETIC, "--confg.train.epochs=3"], ["--confg.train.epochs"]),
+            ("train", [SYNTHETIC, "--wrokdir=x"], ["--wrokdir", "did you mean 'workdir'"]),
+            ("train", [SYNTHETIC, "epochs=3"], ["'epochs=3'", "--flag=value"]),
+            ("train", [], ["--config=... is missing"]),
+            ("sweep", [SYNTHETIC, "--seeds=0"], ["--seeds=0", "positive integer"]),
+            ("sweep", [SYNTHETIC, "--grid=lr=low"], ["'lr=low'", "name=value,value"]),
+            ("sweep", [SYNTHETIC, "--grid=lrr=1"], ["'lrr' of mf", "did you mean 'lr'"]),
+            ("reproduce", [SYNTHETIC, "--table=table_2"], ["--table=table_2", "biif_table2"]),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+    )
+    def test_settings(self, scripts, tmp_path, script, arguments, fragments):
+        assert_one_line(*scripts.run(script, *arguments, f"--workdir={tmp_path}"), *fragments)
+
+    def test_a_missing_workdir_flag(self, scripts):
+        assert_one_line(*scripts.run("train", SYNTHETIC), "--workdir=... is missing")
+
+    def test_a_workdir_that_cannot_be_made(self, scripts, tmp_path):
+        (tmp_path / "taken").write_text("")
+        assert_one_line(*scripts.run("train", SYNTHETIC, f"--workdir={tmp_path}/taken"), f"{tmp_path}/taken")
+
+    def test_an_error_in_a_config_file_is_named_with_its_line(self, scripts, tmp_path):
+        (tmp_path / "mine.py").write_text("def get_config(method=''):\n    return int(method)\n")
+        refusal = scripts.run("train", f"--config={tmp_path}/mine.py:mf", f"--workdir={tmp_path}/run")
+        assert_one_line(*refusal, f"{tmp_path}/mine.py, line 2: ValueError", "'mf'")
+
+    def test_more_ranks_than_candidates(self, scripts, tmp_path):
+        refusal = scripts.run(
+            "train", SYNTHETIC, *TINY, "--config.protocol.metrics=('ndcg@300',)", f"--workdir={tmp_path}"
+        )
+        assert_one_line(*refusal, "ndcg@300", "k = 300", "lower k")
+
+    def test_other_settings_in_a_workdir_that_is_taken(self, scripts, trained):
+        workdir, _ = trained
+        refusal = scripts.run(
+            "train", SYNTHETIC, *TINY, "--config.train.batch_size=64", f"--workdir={workdir}"
+        )
+        assert_one_line(*refusal, "batch_size", "another workdir")
+
+
+class TestWrongData:
+    @pytest.mark.parametrize(
+        ("rows", "options", "fragments"),
+        [
+            (["a,x,1", "b", "c,x,0"], {"label": "label"}, ["log.csv:3"]),
+            (["a,x,1", "b,y,1,1", "c,x,0"], {"label": "label"}, ["log.csv:3"]),
+            (["a,x,1", "b,y,good"], {"label": "label"}, ["log.csv:3", "'good'"]),
+            (["a,x,0.5", "b,y,0"], {"propensity": "label"}, ["log.csv:3", "'0'", "outside (0, 1]"]),
+            (["a,x,1", "a,x,1"], {"label": "label"}, ["twice"]),
+            (["a,x,1", "b,y,1"], {"label": "lable"}, ["no column 'lable'", "'label'"]),
+        ],
+        ids=["short row", "long row", "word for a label", "propensity 0", "duplicate", "column"],
+    )
+    def test_a_bad_csv_is_refused_with_its_line(self, scripts, tmp_path, rows, options, fragments):
+        path = tmp_path / "log.csv"
+        path.write_text("\n".join(["user,item,label", *rows]) + "\n")
+        settings = [f"--config.data.options.{name}={value}" for name, value in options.items()]
+        refusal = scripts.run(
+            "train", OWN, f"--config.data.path={path}", *settings, f"--workdir={tmp_path}/run"
+        )
+        assert_one_line(*refusal, *fragments)
+
+    def test_a_missing_file(self, scripts, tmp_path):
+        path = tmp_path / "nowhere.csv"
+        refusal = scripts.run("train", OWN, f"--config.data.path={path}", f"--workdir={tmp_path}/run")
+        assert_one_line(*refusal, str(path))
+
+    def test_a_missing_dataset(self, scripts, tmp_path):
+        arguments = ["--config=configs/coat.py:mf", f"--workdir={tmp_path}/run"]
+        assert_one_line(
+            *scripts.run("train", *arguments), "coat", "--config.data.path=FOLDER", "DEBIAS_DATA_DIR"
+        )
+        refusal = scripts.run("train", *arguments, f"--config.data.path={tmp_path}/nowhere")
+        assert_one_line(*refusal, f"{tmp_path}/nowhere")
+
+    def test_ids_out_of_range(self):
+        with pytest.raises(
+            DataError, match=r"items\[1\] = 3 is outside \[0, 3\); map raw ids through a Vocabulary"
+        ):
+            Interactions(np.array([0, 1]), np.array([2, 3]), np.array([1.0, 0.0]), n_users=2, n_items=3)
+        with pytest.raises(DataError, match=r"users\[0\] = -1 is outside \[0, 2\)"):
+            Interactions(np.array([-1]), np.array([0]), np.array([1.0]), n_users=2, n_items=3)
+
+
+class TestWrongQuestions:
+    @pytest.mark.parametrize(
+        ("arguments", "fragments"),
+        [
+            (["--user=nobody"], ["user 'nobody'", "40 known users", "unknown_user"]),
+            (["--user=7", "--k=26"], ["k = 26", "only 25"]),
+            (["--user=7", "--k=0"], ["k must be at least 1, got 0"]),
+            (["--user=7", "--k=many"], ["--k=many", "takes an integer"]),
+            ([], ["--user=... is missing"]),
+        ],
+        ids=str,
+    )
+    def test_recommend(self, scripts, trained, arguments, fragments):
+        assert_one_line(*scripts.run("recommend", f"--workdir={trained[0]}", *arguments), *fragments)
+
+    @pytest.mark.parametrize("script", ["evaluate", "recommend"])
+    def test_a_folder_that_is_no_workdir(self, scripts, tmp_path, script):
+        user = ["--user=7"] if script == "recommend" else []
+        refusal = scripts.run(script, f"--workdir={tmp_path}", *user)
+        assert_one_line(*refusal, str(tmp_path), "train first with launch/train.py")
+
+    def test_an_unknown_protocol(self, scripts, trained):
+        refusal = scripts.run("evaluate", f"--workdir={trained[0]}", "--protocol=badrr")
+        assert_one_line(*refusal, "'badrr'", "did you mean 'badr'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ([SYNTHETIC, "--config.train.epocs=3"], ["config.train.epocs", "did you mean 'epochs'"]),
+        ([OWN, "--config.data.path={folder}/log.csv"], ["log.csv:2"]),
+    ],
+    ids=["config key", "csv row"],
+)
+def test_a_process_of_its_own_says_the_same(tmp_path, arguments, fragments):
+    """The server is a convenience: two cases without it."""
+    pytest.importorskip("polars")
+    (tmp_path / "log.csv").write_text("user,item\na\n")
+    command = [sys.executable, "launch/train.py", *(text.format(folder=tmp_path) for text in arguments)]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path}/run"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert_one_line(done.returncode, done.stdout, done.stderr, *fragments)
