@@ -115,8 +115,17 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-    """The config that ``to_dict`` wrote."""
+    """The config that ``to_dict`` wrote.
+
+    Raises:
+        ConfigError: it is not one.
+    """
     config = base_config()
+    missing = [name for name in config if not isinstance(values, Mapping) or name not in values]
+    if missing:
+        raise ConfigError(f"this is no config of an experiment: {', '.join(missing)} missing")
     with config.unlocked():
         config.update(ConfigDict(dict(values)))
+        config.methods = tuple(values["methods"])
+        config.seeds = tuple(values["seeds"])
     return config

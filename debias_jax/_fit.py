@@ -2,10 +2,9 @@
 
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -36,8 +35,9 @@ def make_judge(config: ConfigDict, dataset: Dataset, part: str, name: str | None
         protocol = protocol.with_metrics(*config.protocol.metrics)
     popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
     log = dataset.train
-    if part == "test" and dataset.validation is not None:
-        # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
+    if part == "test" and dataset.validation is not None and config.data.split.get("name"):
+        # Eligibility and masking are properties of the whole log, not of how it was split for tuning. A validation
+        # part that came with the dataset is no part of the log.
         log = data.concatenate(log, dataset.validation)
     return Judge(protocol, evaluation.build_eval_set(protocol, held_out, log, popularity=popularity))
 
@@ -73,14 +73,15 @@ def _validation_settings(config: ConfigDict, method: Method, judge: Judge | None
 def _digest(dataset: Dataset) -> str:
     """A fingerprint of what is learnt from, so that a checkpoint of other data is refused."""
     digest = hashlib.sha256()
-    for part in (dataset.train, dataset.probably_exposed):
+    for part in (dataset.train, dataset.validation, dataset.probably_exposed):
         if part is not None:
-            for column in (part.users, part.items, part.labels):
-                digest.update(np.ascontiguousarray(column).tobytes())
+            for column in (part.users, part.items, part.labels, part.propensities):
+                if column is not None:
+                    digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, strategy: str, runs) -> dict:
+def _fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, runs) -> dict:
     """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow."""
     train = {name: config.train[name] for name in ("batch_size", "eval_every", "patience")}
     return writers.jsonable(
@@ -90,17 +91,10 @@ def _fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset,
             "options": dict(entry["options"]),
             "model": _config.to_dict(config.model),
             "validation": [config.protocol.validation, config.protocol.monitor],
-            "train": {**train, "strategy": strategy},
+            "train": train,
             "runs": runs,
         }
     )
-
-
-def _strategy(config: ConfigDict) -> str:
-    """``auto`` resolved, since programs of different strategies are not bit-equal."""
-    if config.train.strategy != "auto":
-        return config.train.strategy
-    return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 def fit(
@@ -111,18 +105,22 @@ def fit(
     *,
     label: str,
     runs: list[dict[str, Any]],
+    on_accept: Callable[[bool], None],
     on_nonfinite: str = "raise",
 ) -> tuple[Method, training.FitResult]:
-    """Fits the runs (dicts of ``seed`` and hyperparameters) of one variant, resumably, with logs and a bar."""
+    """Fits the runs (dicts of ``seed`` and hyperparameters) of one variant, resumably, with logs and a bar.
+
+    ``on_accept(resumed)`` is called once the folder is locked and its checkpoint, if any, is known to be of this
+    very configuration: only then may records in it be written.
+    """
     check_labels(label, entry, dataset)
     method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
     keys = jnp.stack([training.run_key(run["seed"]) for run in runs])
     names = [name for name in runs[0] if name != "seed"]
     hparams = {name: np.asarray([run[name] for run in runs], np.float32) for name in names}
-    strategy = _strategy(config)
     settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(config, entry, dataset, strategy, runs)
+    fingerprint = _fingerprint(config, entry, dataset, runs)
     with (
         checkpoint.Checkpointer(folder / "checkpoints", fingerprint=fingerprint) as saver,
         writers.JsonlWriter(folder / "metrics.jsonl") as log,
@@ -131,6 +129,7 @@ def fit(
         board: list[writers.TensorboardWriter] = []
 
         def on_resume(epochs_done: int) -> None:
+            on_accept(epochs_done > 0)
             log.resume(epochs_done)
             bar.update(epochs_done)
             if config.tensorboard:
@@ -141,6 +140,9 @@ def fit(
             for number, run in enumerate(runs):
                 values = {name: value[number] for name, value in named.items()}
                 log.write(row["epoch"], {"run": number, "seed": run["seed"], **values})
+            if row["epoch"] % config.train.eval_every == 0:
+                # A checkpoint follows; the rows that it stands for must not be lost with the power.
+                log.sync()
             means = {
                 name: float(np.nanmean(value)) for name, value in named.items() if np.isfinite(value).any()
             }
@@ -157,7 +159,7 @@ def fit(
                 hparams,
                 epochs=config.train.epochs,
                 eval_every=config.train.eval_every,
-                strategy=strategy,
+                strategy=config.train.strategy,
                 checkpointer=saver,
                 on_epoch=on_epoch,
                 on_resume=on_resume,
@@ -169,4 +171,35 @@ def fit(
         finally:
             for writer in board:
                 writer.close()
+    return method, result
+
+
+def load(
+    config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, folder: pathlib.Path, *, label: str, runs
+) -> tuple[Method, training.FitResult]:
+    """The finished fit of a variant, from its checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or one of other data or settings.
+        ConfigError: the fit is not finished.
+    """
+    if not (folder / "checkpoints").is_dir():
+        raise ConfigError(f"{folder} holds no checkpoint of {label}; train first with launch/train.py")
+    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+    settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
+    fingerprint = _fingerprint(config, entry, dataset, runs)
+    with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=fingerprint) as saver:
+        result, done, active = training.load_many(
+            method,
+            training.train_data(dataset),
+            len(runs),
+            checkpointer=saver,
+            monitor=settings.get("monitor"),
+            restore=settings["restore"],
+        )
+    if active and done < config.train.epochs:
+        raise ConfigError(
+            f"the run of {label} in {folder} is at epoch {done} of {config.train.epochs}; finish it with "
+            "launch/train.py"
+        )
     return method, result

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from debias_jax import experiment
 from debias_jax._config import choose
 from debias_jax._results import Scored, compare
-from debias_jax.errors import DataError
+from debias_jax.errors import ConfigError, DataError
 
 TABLES = {
     "biif_table2": {
@@ -38,7 +37,8 @@ def published_values(path: pathlib.Path) -> dict[tuple[str, str], tuple[float, f
 
 
 def _cell(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    sd = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{sd}"
 
 
 def markdown(table: str, scored: Sequence[Scored], published: dict, command: str) -> str:
@@ -49,8 +49,18 @@ def markdown(table: str, scored: Sequence[Scored], published: dict, command: str
         scored: our runs.
         published: from ``published_values``.
         command: the command that made the section.
+
+    Raises:
+        ConfigError: the table is unknown, or the runs do not measure what it compares.
     """
     spec = choose("table", table, TABLES)
+    for one in scored:
+        for metric in spec["metrics"]:
+            if metric not in one.values():
+                raise ConfigError(
+                    f"{table} compares {metric}, which {one.name} does not measure; "
+                    f"set config.protocol.metrics to {spec['metrics']}"
+                )
     head = ["method", *spec["metrics"], f"difference in {spec['headline']}, published sd"]
     lines = [
         f"### {spec['title']}",
@@ -100,18 +110,29 @@ def markdown(table: str, scored: Sequence[Scored], published: dict, command: str
     return "\n".join(lines)
 
 
+def _section(page: pathlib.Path, name: str) -> tuple[str, str]:
+    """The page up to a section's begin marker, and the page from its end marker.
+
+    Raises:
+        DataError: the page or the markers are missing.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise DataError(f"{page} has no section {begin} ... {end} to write into; add these two lines to it")
+    return before + begin, end + after
+
+
 def replace_section(page: pathlib.Path, name: str, text: str) -> None:
     """Puts ``text`` between the page's markers ``<!-- begin name -->`` and ``<!-- end name -->``.
 
     Raises:
         DataError: the page or the markers are missing.
     """
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    old = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if begin not in old or end not in old:
-        raise DataError(f"{page} has no section {begin} ... {end} to write into")
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    page.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", old), encoding="utf-8")
+    before, after = _section(page, name)
+    page.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
 
 
 def reproduce(
@@ -129,10 +150,16 @@ def reproduce(
 
     Returns:
         The section.
+
+    Raises:
+        ConfigError: the table is unknown, or the runs do not measure what it compares.
+        DataError: the published figures, the page or its section are missing; nothing is trained then.
     """
     spec = choose("table", table, TABLES)
     published = published_values(pathlib.Path(docs) / "published" / spec["published"])
+    page = pathlib.Path(docs) / "results.md"
+    _section(page, section or table)
     scored = experiment.run_scored(config, workdir)
     text = markdown(table, scored, published, command)
-    replace_section(pathlib.Path(docs) / "results.md", section or table, text)
+    replace_section(page, section or table, text)
     return text

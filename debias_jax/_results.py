@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from debias_jax.errors import ConfigError
 from debias_jax.training import significance
 from debias_jax.training.evaluation import Evaluation, summarise
 
@@ -27,6 +28,8 @@ class Scored(NamedTuple):
         pcc: per run the Pearson correlation of estimated and true exposure, mean over users; simulated data only.
         exposure: the first run's estimated exposure ``[n_users, n_items]``, or None.
         hparams: the hyperparameters.
+        overlap: of methods that weight rows by inverse propensities: effective sample size, largest weight, share
+            clipped, rows; else None.
         seconds: wall times.
         history: logs of training.
     """
@@ -42,6 +45,7 @@ class Scored(NamedTuple):
     pcc: list[float]
     exposure: np.ndarray | None
     hparams: dict[str, float]
+    overlap: dict[str, float] | None
     seconds: dict[str, float]
     history: list[dict[str, Any]]
 
@@ -77,6 +81,7 @@ class Scored(NamedTuple):
                 }
                 for name, values in self.values().items()
             },
+            "overlap": self.overlap,
             "seconds": self.seconds,
         }
 
@@ -114,6 +119,9 @@ def compare(scored: Sequence[Scored], *, baseline: str, metric: str) -> list[dic
         if one.name == baseline:
             continue
         values, users = one.values()[metric], per_user_arrays(one)
+        if not (np.isfinite(values).all() and np.isfinite(base_values).all()):
+            # An AUC of one class, say: there is nothing to compare.
+            continue
         row: dict[str, Any] = {
             "variant": one.name,
             "baseline": baseline,
@@ -188,6 +196,16 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
     seeds = f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
     title = f"{first.dataset}, protocol {first.protocol['name']}: mean ± sd over {seeds}"
     text = [title, _columns([head, *body])]
+    for one in scored:
+        if one.overlap is not None:
+            text.append(
+                f"{one.name}: weights worth {one.overlap['effective_sample_size']:.0f} of {one.overlap['rows']} rows "
+                f"(effective sample size), largest weight {one.overlap['largest_weight']:.1f}"
+            )
+    if len(scored) > 1 and not comparison:
+        text.append(
+            f"no comparison on {headline}: the baseline is not among the variants, or it is undefined"
+        )
     if comparison:
         base = comparison[0]["baseline"]
         rows = [
@@ -228,11 +246,9 @@ def sweep_rows(
     if restore == "best":
         scores = np.asarray(fitted.best_value, np.float64)
     else:
-        scores = np.asarray(
-            [np.nan if value is None else value for value in fitted.history[-1][monitor]], np.float64
-        )
-    losses = np.asarray([np.nan if v is None else v for v in fitted.history[-1]["loss"]], np.float64)
-    scores = np.where(np.isfinite(scores) & np.isfinite(losses), scores, np.nan).reshape(len(points), n_seeds)
+        last = fitted.history[-1][monitor]
+        scores = np.asarray([np.nan if value is None else value for value in last], np.float64)
+    scores = np.where(np.isfinite(scores) & ~fitted.diverged, scores, np.nan).reshape(len(points), n_seeds)
     rows = []
     for point, values in zip(points, scores, strict=True):
         sound = bool(np.isfinite(values).all())
@@ -261,4 +277,9 @@ def sweep_table(name: str, monitor: str, rows: Sequence[dict], seconds: float, n
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file, None where there is none."""
     path = pathlib.Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); move it away, or use another workdir") from error

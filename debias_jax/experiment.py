@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, _plots, _results, data, metrics, serving, training
+from debias_jax import _config, _plots, _results, data, metrics, risks, sampling, serving, training
 from debias_jax._build import build_method, load_dataset, variant_hparams
-from debias_jax._fit import Judge, fit, make_judge
+from debias_jax._fit import Judge, fit, load, make_judge
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError, nearest
 from debias_jax.methods.base import Method, TrainState
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Path, Dataset, data.Report]:
-    """Checks what can be checked before training, and writes config and environment."""
+    """Checks what can be checked before training; writes nothing but the folder."""
     if not config.methods:
         raise ConfigError(
             "the config has no method; name one after the colon: --config=configs/<dataset>.py:mf"
@@ -59,6 +59,9 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
         raise ConfigError("config.seeds is empty; give at least one, e.g. --config.seeds='(0,)'")
     if len(set(config.seeds)) != len(config.seeds):
         raise ConfigError(f"config.seeds {tuple(config.seeds)} holds a seed twice")
+    for name, least in (("epochs", 1), ("batch_size", 1), ("eval_every", 1), ("patience", 0)):
+        if config.train[name] < least:
+            raise ConfigError(f"train.{name} is {config.train[name]}; it must be at least {least}")
     folder = pathlib.Path(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,17 +69,30 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
         raise ConfigError(f"cannot make the workdir {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"cannot write into the workdir {folder}")
-    dataset, report = load_dataset(config)
-    resolved = _config.to_dict(config)
     written = _results.read_json(folder / "config.json")
-    if written is not None and written["methods"] != resolved["methods"]:
-        raise ConfigError(
-            f"{folder} holds a run of {', '.join(written['methods'])}, not of {', '.join(resolved['methods'])}; "
-            "give each run its own --workdir"
-        )
-    writers.write_json(folder / "config.json", resolved)
-    writers.write_json(folder / "environment.json", writers.environment())
+    if written is not None:
+        old, new = _config.from_dict(written).methods, tuple(config.methods)
+        if old != new:
+            raise ConfigError(
+                f"{folder} holds a run of {', '.join(old)}, not of {', '.join(new)}; give each run its own --workdir"
+            )
+    dataset, report = load_dataset(config)
     return folder, dataset, report
+
+
+def _records(config: ConfigDict, name: str, workdir: pathlib.Path, own: pathlib.Path):
+    """``on_accept`` of a fit: writes config and environment once the run is known to be this one."""
+
+    def write(resumed: bool) -> None:
+        resolved = _config.to_dict(config)
+        alone = {**resolved, "methods": [name], "variants": {name: resolved["variants"][name]}}
+        for folder, content in ((workdir, resolved), (own, alone)) if own != workdir else ((own, alone),):
+            writers.write_json(folder / "config.json", content)
+            # The environment is that in which the run began.
+            if not (resumed and (folder / "environment.json").exists()):
+                writers.write_json(folder / "environment.json", writers.environment())
+
+    return write
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) -> Outcome:
@@ -115,10 +131,16 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
     if not quiet:
         print(report, flush=True)
     judge = make_judge(config, dataset, "test")
+    if judge is not None and config.protocol.headline not in judge.protocol.metrics:
+        raise ConfigError(
+            f"unknown protocol.headline {config.protocol.headline!r}; "
+            f"{nearest(config.protocol.headline, judge.protocol.metrics)}"
+        )
     scored: list[_results.Scored] = []
     for name in config.methods:
         own = folder if len(config.methods) == 1 else folder / name
-        scored.append(_run_variant(config, name, config.variants[name], dataset, own, judge))
+        on_accept = _records(config, name, folder, own)
+        scored.append(_run_variant(config, name, dataset, own, judge, on_accept))
         if not quiet and len(config.methods) > 1:
             print(f"{name}: done in {scored[-1].seconds['fit']:.1f} s", flush=True)
     comparison = _results.compare(scored, baseline=config.baseline, metric=config.protocol.headline)
@@ -130,24 +152,27 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
 
 
 def _run_variant(
-    config: ConfigDict, name: str, entry, dataset: Dataset, folder: pathlib.Path, judge: Judge | None
+    config: ConfigDict, name: str, dataset: Dataset, folder: pathlib.Path, judge: Judge | None, on_accept
 ) -> _results.Scored:
-    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
-    hparams = variant_hparams(config, entry, method)
-    runs = [{"seed": int(seed), **hparams} for seed in config.seeds]
-    method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs)
+    entry = config.variants[name]
+    runs = _runs(config, entry, dataset)
+    method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs, on_accept=on_accept)
     started = time.perf_counter()
     scored = _score(config, name, entry, method, fitted.state, dataset, judge)
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
-    scored = scored._replace(seconds=seconds, hparams=hparams, history=fitted.history)
+    scored = scored._replace(seconds=seconds, history=fitted.history)
     np.savez(folder / "per_user.npz", **_results.per_user_arrays(scored))
     _save_bundle(config, entry, fitted, dataset, folder / "bundle")
     if len(config.methods) > 1:
         writers.write_json(folder / "results.json", scored.to_json())
-        alone = _config.to_dict(config)
-        alone |= {"methods": [name], "variants": {name: alone["variants"][name]}}
-        writers.write_json(folder / "config.json", alone)
     return scored
+
+
+def _runs(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset) -> list[dict[str, Any]]:
+    """The runs of a variant: each seed with the variant's hyperparameters."""
+    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+    hparams = variant_hparams(config, entry, method)
+    return [{"seed": int(seed), **hparams} for seed in config.seeds]
 
 
 def _score(
@@ -191,18 +216,42 @@ def _score(
         evaluations=evaluations,
         pcc=pcc,
         exposure=estimate,
-        hparams={},
-        seconds={},
+        hparams=variant_hparams(config, entry, method),
+        overlap=_overlap(entry, method, states, dataset),
+        seconds={"fit": 0.0, "evaluate": 0.0},
         history=[],
     )
 
 
+def _overlap(entry, method: Method, states: TrainState, dataset: Dataset) -> dict[str, float] | None:
+    """How far the inverse propensities of a weighting method stretch its training rows; the first run's."""
+    if entry["method"] not in ("ips", "snips"):
+        return None
+    if method.exposure is None:
+        propensity = jnp.asarray(dataset.train.propensities)
+    else:
+        train = training.train_data(dataset)
+        state = jax.tree.map(lambda x: x[0], states)
+        propensity = method.exposure(state, train, train.users, train.items)
+    floor = jnp.maximum(states.hparams["min_propensity"][0], 1e-12)
+    _, report = risks.clip_propensity(propensity, floor=floor)
+    return {name: float(value) for name, value in report._asdict().items()} | {"rows": len(dataset.train)}
+
+
 def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, folder: pathlib.Path) -> None:
     """Saves the run that validation likes best (the first where there is no validation)."""
-    values = np.where(np.isfinite(fitted.best_value), fitted.best_value, -np.inf)
-    best = int(np.argmax(values))
+    values = fitted.best_value
+    if config.train.restore == "last" and config.protocol.monitor in fitted.history[-1]:
+        values = np.asarray(fitted.history[-1][config.protocol.monitor], np.float64)
+    best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
+    # What a user has seen is the whole log, also the rows that a split of ours held out of training.
     clicks = dataset.train.positives
-    pairs = training.train_data(dataset).click_set
+    split = config.data.split.get("name", "")
+    held_out = (dataset.validation if split else None, dataset.test if split.startswith("random") else None)
+    for part in held_out:
+        if part is not None:
+            clicks = data.concatenate(clicks, part.positives)
+    pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
     serving.save_bundle(
         folder,
         params=jax.device_get(jax.tree.map(lambda x: x[best], fitted.state.params["prediction"])),
@@ -265,7 +314,10 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
             points = [{**point, key: value} for point in points for value in values]
         runs = [{"seed": int(seed), **base, **point} for point in points for seed in config.seeds]
         own = folder if len(config.methods) == 1 else folder / name
-        _, fitted = fit(config, entry, dataset, own, label=name, runs=runs, on_nonfinite="drop")
+        on_accept = _records(config, name, folder, own)
+        _, fitted = fit(
+            config, entry, dataset, own, label=name, runs=runs, on_accept=on_accept, on_nonfinite="drop"
+        )
         rows = _results.sweep_rows(
             fitted,
             points,
@@ -320,25 +372,14 @@ def evaluate(
         if judge is None:
             raise ConfigError(f"the dataset {dataset.name} has no test part to evaluate on")
         entry = config.variants[name]
-        method, fitted = _fit_finished(config, name, entry, dataset, folder)
-        one = _score(config, name, entry, method, fitted.state, dataset, judge)
-        hparams = variant_hparams(config, entry, method)
-        scored.append(one._replace(hparams=hparams, seconds={"fit": 0.0, "evaluate": 0.0}))
+        runs = _runs(config, entry, dataset)
+        method, fitted = load(config, entry, dataset, folder, label=name, runs=runs)
+        scored.append(_score(config, name, entry, method, fitted.state, dataset, judge))
     headline = config.protocol.headline
     if headline not in scored[0].metric_names():
         headline = scored[0].metric_names()[0]
     comparison = _results.compare(scored, baseline=config.baseline, metric=headline)
     return Outcome([one.to_json() for one in scored], _results.table(scored, comparison, headline=headline))
-
-
-def _fit_finished(config, name, entry, dataset, folder) -> tuple[Method, training.FitResult]:
-    """The result of a finished run, from its checkpoint; it trains nothing."""
-    if not (folder / "checkpoints").is_dir():
-        raise ConfigError(f"{folder} holds no checkpoint of {name}; train first with launch/train.py")
-    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
-    hparams = variant_hparams(config, entry, method)
-    runs = [{"seed": int(seed), **hparams} for seed in config.seeds]
-    return fit(config, entry, dataset, folder, label=name, runs=runs)
 
 
 def load_predictor(workdir: str | os.PathLike):

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 
+from debias_jax.errors import ConfigError
 from debias_jax.sampling import PairSet
 from debias_jax.types import Array, Key, Params, PyTree
 
@@ -144,9 +145,9 @@ def resolve_hparams(defaults: dict[str, float], given: dict[str, Array]) -> dict
     """Defaults overridden by what is given, as float32 scalars.
 
     Raises:
-        KeyError: a given name is not a hyperparameter of the method.
+        ConfigError: a given name is not a hyperparameter of the method.
     """
     unknown = sorted(set(given) - set(defaults))
     if unknown:
-        raise KeyError(f"unknown hyperparameters {unknown}; this method has {sorted(defaults)}")
+        raise ConfigError(f"unknown hyperparameters {unknown}; this method has {sorted(defaults)}")
     return {name: jnp.asarray(given.get(name, value), jnp.float32) for name, value in defaults.items()}

@@ -1,6 +1,7 @@
 """Training: the loop, its host side (checkpoints, writers, early stopping), evaluation and significance."""
 
 from debias_jax.training import early_stop as early_stop
+from debias_jax.training._programs import train_epochs as train_epochs
 from debias_jax.training.checkpoint import Checkpointer as Checkpointer
 from debias_jax.training.checkpoint import Restored as Restored
 from debias_jax.training.device_data import item_popularity as item_popularity
@@ -14,8 +15,9 @@ from debias_jax.training.evaluation import summarise as summarise
 from debias_jax.training.loop import FitResult as FitResult
 from debias_jax.training.loop import fit as fit
 from debias_jax.training.loop import fit_many as fit_many
+from debias_jax.training.loop import load_many as load_many
+from debias_jax.training.loop import resolve_strategy as resolve_strategy
 from debias_jax.training.loop import run_key as run_key
-from debias_jax.training.loop import train_epochs as train_epochs
 from debias_jax.training.significance import Interval as Interval
 from debias_jax.training.significance import paired_t_test as paired_t_test
 from debias_jax.training.significance import paired_user_bootstrap as paired_user_bootstrap
@@ -44,9 +46,11 @@ __all__ = [
     "fit",
     "fit_many",
     "item_popularity",
+    "load_many",
     "paired_t_test",
     "paired_user_bootstrap",
     "read_jsonl",
+    "resolve_strategy",
     "run_key",
     "summarise",
     "train_data",

@@ -4,10 +4,12 @@ A chunk is ``eval_every`` epochs. Between chunks the host logs, evaluates, saves
 leaves the device. ``fit_many`` maps the very same chunk over runs (seeds and numeric hyperparameters).
 
 Keys are never stored: epoch e draws its batches from ``fold_in(fold_in(key, 1), e)`` and step t its noise from
-``fold_in(fold_in(key, 2), t)``, so 3 + 3 epochs are bit for bit 6 epochs, and a resumed run is the run that was killed.
+``fold_in(fold_in(key, 2), t)``, so 3 + 3 epochs are bit for bit 6 epochs, and a resumed run is the run that was killed
+(on CPU; accelerators promise as much only with deterministic operations switched on).
 """
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -18,38 +20,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from debias_jax.errors import ConfigError, DivergedError
+from debias_jax.errors import CheckpointError, ConfigError, DivergedError
 from debias_jax.methods.base import Method, TrainData, TrainState
 from debias_jax.training import early_stop
+from debias_jax.training._programs import EvaluateFn, programs_of
 from debias_jax.training.checkpoint import Checkpointer
 from debias_jax.types import Array, Key, PyTree
 
-_INIT, _BATCHES, _STEPS = 0, 1, 2
+logger = logging.getLogger(__name__)
 
 STRATEGIES = ("auto", "map", "vmap")
 """How runs are mapped: ``map`` one after the other inside one program (bit-equal to single runs, and as fast as
 anything on CPU), ``vmap`` side by side (for accelerators); ``auto`` takes ``map`` on CPU and ``vmap`` elsewhere."""
-
-EvaluateFn = Callable[[TrainState, PyTree], dict[str, Array]]
-"""``(state, evaluation data) -> named scalars``; pure."""
 
 
 class FitResult(NamedTuple):
     """What a fit leaves. In ``fit_many`` every array has a leading axis of runs.
 
     Attributes:
-        state: the selected state: best on the monitored metric, or last.
+        state: the selected state. With ``restore="best"`` its ``params`` are those of the best evaluation, all else
+            is as after the last epoch.
         last_state: the state after the last epoch that the run trained.
-        best_value: monitored metric of the best evaluation (NaN without one).
-        best_epoch: epochs done at that evaluation (0 without one).
+        best_value: monitored metric of the best evaluation; infinitely bad without one.
+        best_epoch: epochs done at that evaluation, -1 without one.
+        diverged: whether the run was dropped because a loss was not finite.
         history: one dict an epoch, ``{"epoch": e, name: value(s)}``; evaluations stand in the chunk's last epoch.
-        seconds: wall time of this call, compilation included.
+        seconds: wall time, compilation and earlier parts of a resumed run included.
     """
 
     state: TrainState
     last_state: TrainState
     best_value: Any
     best_epoch: Any
+    diverged: Any
     history: list[dict[str, Any]]
     seconds: float
 
@@ -65,119 +68,17 @@ def run_key(seed: int) -> Key:
     return jax.random.key(int(seed))
 
 
-def train_epochs(
-    method: Method, state: TrainState, data: TrainData, key: Key, first_epoch: Array, *, n_epochs: int
-) -> tuple[TrainState, dict[str, Array]]:
-    """Trains ``n_epochs`` epochs; pure, for ``jit``, ``vmap`` and ``lax.map``.
-
-    Args:
-        method: the method.
-        state: the state after ``first_epoch`` epochs.
-        data: the training data.
-        key: the run's key, the same in every call of the run.
-        first_epoch: int32, epochs done before.
-        n_epochs: epochs to train.
-
-    Returns:
-        The new state, and logs ``[n_epochs]``, each the mean over the epoch's steps.
-    """
-    batches_key = jax.random.fold_in(key, _BATCHES)
-    steps_key = jax.random.fold_in(key, _STEPS)
-
-    def one_step(state, batch):
-        return method.step(state, data, batch, jax.random.fold_in(steps_key, state.step))
-
-    def one_epoch(state, epoch):
-        batches = method.batches(data, jax.random.fold_in(batches_key, epoch))
-        state, logs = jax.lax.scan(one_step, state, batches)
-        return state, jax.tree.map(lambda log: jnp.mean(log, axis=0), logs)
-
-    return jax.lax.scan(one_epoch, state, first_epoch + jnp.arange(n_epochs, dtype=jnp.int32))
-
-
-class _Programs:
-    """The jitted functions of a fit, mapped over runs."""
-
-    def __init__(self, method: Method, strategy: str, evaluate: EvaluateFn | None, monitor, mode, patience):
-        self._method, self._strategy = method, strategy
-        self._chunks: dict[int, Callable] = {}
-        self.init = jax.jit(self._mapped(self._init, (True, False, True)))
-        self.judge = None
-        if evaluate is not None:
-
-            def judge(state, stop, eval_data, epoch):
-                scores = evaluate(state, eval_data)
-                if monitor is not None:
-                    if monitor not in scores:
-                        raise ConfigError(f"monitor {monitor!r} is not evaluated; there are {sorted(scores)}")
-                    stop = early_stop.update(
-                        stop, scores[monitor], state.params, epoch, patience=patience, mode=mode
-                    )
-                return stop, scores
-
-            self.judge = jax.jit(self._mapped(judge, (True, True, False, False)))
-
-    def _mapped(self, function, over: tuple[bool, ...]):
-        """Maps ``function`` over the leading axis of those arguments for which ``over`` holds."""
-        if self._strategy == "single":
-
-            def single(*args):
-                args = [
-                    jax.tree.map(lambda x: x[0], arg) if mapped else arg
-                    for arg, mapped in zip(args, over, strict=True)
-                ]
-                return jax.tree.map(lambda x: x[None], function(*args))
-
-            return single
-        if self._strategy == "vmap":
-            return jax.vmap(function, in_axes=tuple(0 if mapped else None for mapped in over))
-
-        def by_map(*args):
-            mapped_args = tuple(arg for arg, mapped in zip(args, over, strict=True) if mapped)
-
-            def one(own):
-                own = iter(own)
-                return function(
-                    *(next(own) if mapped else arg for arg, mapped in zip(args, over, strict=True))
-                )
-
-            return jax.lax.map(one, mapped_args)
-
-        return by_map
-
-    def _init(self, key, data, hparams):
-        return self._method.init(jax.random.fold_in(key, _INIT), data, hparams)
-
-    def chunk(self, n_epochs: int):
-        """``(states, keys, active, data, first_epoch) -> (states, logs [runs, n_epochs])``; states are donated."""
-        if n_epochs not in self._chunks:
-
-            def run(state, key, active, data, first_epoch):
-                def train(state):
-                    return train_epochs(self._method, state, data, key, first_epoch, n_epochs=n_epochs)
-
-                def rest(state):
-                    logs = jax.eval_shape(train, state)[1]
-                    return state, jax.tree.map(lambda log: jnp.full(log.shape, jnp.nan, log.dtype), logs)
-
-                return jax.lax.cond(active, train, rest, state)
-
-            mapped = self._mapped(run, (True, True, True, False, False))
-            self._chunks[n_epochs] = jax.jit(mapped, donate_argnums=0)
-        return self._chunks[n_epochs]
-
-
 @contextlib.contextmanager
-def _deferred_signals():
+def _deferred_signals(wanted: bool):
     """Collects SIGINT and SIGTERM, so that a chunk can end and be saved; a second one is obeyed at once."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    if not wanted or threading.current_thread() is not threading.main_thread():
         yield received
         return
 
     def note(number, frame):
         if received:
-            raise SystemExit(128 + number)
+            _obey(number)
         received.append(number)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -186,6 +87,13 @@ def _deferred_signals():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _obey(number: int) -> None:
+    """Ends the program as the signal would have."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def _nonfinite(
@@ -239,18 +147,19 @@ def fit_many(
         patience: evaluations without improvement after which a run rests; None to train all epochs.
         restore: ``"best"`` or ``"last"`` state as the result.
         strategy: one of ``STRATEGIES``.
-        checkpointer: saves after every chunk, and is read at the start.
+        checkpointer: saves after every chunk, and is read at the start. With one, SIGINT and SIGTERM wait for the
+            end of the chunk and its save. On CPU a resumed run is the uninterrupted one to the bit; accelerators
+            need their deterministic operations switched on for that.
         on_epoch: called on the host with each epoch's dict, values ``[runs]``.
         on_resume: called with the number of epochs found in a checkpoint, before training goes on.
-        on_nonfinite: ``"raise"``, or ``"drop"`` to rest a run whose loss is not finite (its best value stays NaN
-            unless it was evaluated before).
+        on_nonfinite: ``"raise"``, or ``"drop"`` to rest a run whose loss is not finite and mark it ``diverged``.
 
     Returns:
         The result, every array with a leading axis of runs.
 
     Raises:
-        ConfigError: a setting is unknown or does not fit.
-        DivergedError: a loss is not finite and ``on_nonfinite="raise"``.
+        ConfigError: a setting is unknown or does not fit, or the checkpoint is past ``epochs``.
+        DivergedError: a loss is not finite and ``on_nonfinite="raise"``, or the monitor never was.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -261,42 +170,28 @@ def fit_many(
         >>> result.state.params["prediction"]["item"].shape
         (2, 15)
     """
-    strategies = (*STRATEGIES, "single")
-    for value, allowed, what in (
-        (strategy, strategies, "strategy"),
-        (mode, ("max", "min"), "mode"),
-        (restore, ("best", "last"), "restore"),
-        (on_nonfinite, ("raise", "drop"), "on_nonfinite"),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{what} is {value!r}; there are {', '.join(allowed)}")
-    for value, what in ((epochs, "epochs"), (eval_every, "eval_every")):
-        if value < 1:
-            raise ConfigError(f"{what} is {value}; it must be at least 1")
-    if strategy == "auto":
-        strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+    strategy = _check_settings(
+        epochs, eval_every, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
+    )
     n_runs = keys.shape[0]
-    unknown = sorted(set(hparams or {}) - set(method.hparams))
-    if unknown:
-        raise ConfigError(f"unknown hyperparameters {unknown}; this method has {sorted(method.hparams)}")
-    stacked = {
-        name: jnp.broadcast_to(jnp.asarray((hparams or {}).get(name, default), jnp.float32), (n_runs,))
-        for name, default in method.hparams.items()
-    }
+    stacked = _stacked_hparams(method, hparams or {}, n_runs)
     started = time.perf_counter()
-    programs = _Programs(method, strategy, evaluate, monitor, mode, patience)
+    programs = programs_of(*method[:4], strategy, evaluate, monitor, mode, patience)
     states = programs.init(keys, data, stacked)
-    stops = jax.jit(jax.vmap(lambda params: early_stop.init(params, mode=mode)))(states.params)
-    done, history = 0, []
+    stops = _first_stops(states, mode)
+    done, history, diverged, seconds_before = 0, [], np.zeros(n_runs, bool), 0.0
     if checkpointer is not None:
         restored = checkpointer.restore({"states": states, "stops": stops})
         if restored is not None:
             states, stops, done = restored.tree["states"], restored.tree["stops"], restored.step
-            history = restored.meta["history"]
+            history, diverged = restored.meta["history"], np.asarray(restored.meta["diverged"])
+            seconds_before = restored.meta["seconds"]
+            _check_resumable(done, epochs, eval_every, restored.meta["strategy"], strategy)
     if on_resume is not None:
         on_resume(done)
+    trained = False
 
-    with _deferred_signals() as received:
+    with _deferred_signals(checkpointer is not None) as received:
         while done < epochs and bool(np.any(stops.active)):
             n_epochs = min(eval_every, epochs - done)
             active = np.asarray(stops.active)
@@ -311,14 +206,15 @@ def fit_many(
                     settings = ", ".join(f"{key}={float(value[run]):g}" for key, value in stacked.items())
                     raise DivergedError(
                         f"{name} is {logs[name][run, epoch]} in epoch {done + epoch + 1} of run {run} "
-                        f"({settings}); lower the learning rate"
+                        f"({settings}); lower the learning rate, or clip the propensities if it weights by them"
                     )
+                diverged = diverged | ~sound
                 stops = stops._replace(active=stops.active & jnp.asarray(sound))
             rows = [
                 {"epoch": done + e + 1, **{name: values[:, e].tolist() for name, values in logs.items()}}
                 for e in range(n_epochs)
             ]
-            done += n_epochs
+            done, trained = done + n_epochs, True
             if programs.judge is not None:
                 stops, scores = programs.judge(states, stops, eval_data, jnp.asarray(done, jnp.int32))
                 rows[-1] |= {name: np.asarray(value).tolist() for name, value in scores.items()}
@@ -327,21 +223,155 @@ def fit_many(
                 for row in rows:
                     on_epoch(row)
             if checkpointer is not None:
-                checkpointer.save(done, {"states": states, "stops": stops}, {"history": history})
+                meta = {
+                    "history": history,
+                    "diverged": diverged.tolist(),
+                    "seconds": seconds_before + time.perf_counter() - started,
+                    "strategy": strategy,
+                }
+                checkpointer.save(done, {"states": states, "stops": stops}, meta)
             if received:
-                raise SystemExit(128 + received[0])
+                logger.warning(
+                    "stopped after epoch %d, which is saved; the same call resumes from there", done
+                )
+                _obey(received[0])
 
+    seconds = seconds_before + (time.perf_counter() - started if trained or not done else 0.0)
+    return _result(states, stops, history, diverged, seconds, monitor=monitor, restore=restore)
+
+
+def load_many(
+    method: Method,
+    data: TrainData,
+    n_runs: int,
+    *,
+    checkpointer: Checkpointer,
+    monitor: str | None = None,
+    mode: str = "max",
+    restore: str = "best",
+) -> tuple[FitResult, int, bool]:
+    """The result that a checkpoint of ``fit_many`` holds; trains nothing, writes nothing, on any device.
+
+    Args:
+        method: as it was fitted.
+        data: the training data, for its shapes.
+        n_runs: number of runs.
+        checkpointer: of the fit.
+        monitor: as it was fitted.
+        mode: as it was fitted.
+        restore: ``"best"`` or ``"last"``.
+
+    Returns:
+        The result, the epochs it has trained, and whether any run would train on.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it belongs to another configuration.
+    """
+    keys = jnp.stack([jax.random.key(0)] * n_runs)
+    shapes = jax.eval_shape(
+        jax.vmap(method.init, in_axes=(0, None, 0)), keys, data, _stacked_hparams(method, {}, n_runs)
+    )
+    states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    restored = checkpointer.restore({"states": states, "stops": _first_stops(states, mode)})
+    if restored is None:
+        raise CheckpointError(f"there is no checkpoint in {checkpointer.directory}; train first")
+    states, stops, meta = restored.tree["states"], restored.tree["stops"], restored.meta
+    result = _result(
+        states,
+        stops,
+        meta["history"],
+        np.asarray(meta["diverged"]),
+        meta["seconds"],
+        monitor=monitor,
+        restore=restore,
+    )
+    return result, restored.step, bool(np.any(stops.active))
+
+
+def _first_stops(states: TrainState, mode: str) -> early_stop.EarlyStop:
+    return jax.jit(jax.vmap(lambda params: early_stop.init(params, mode=mode)))(states.params)
+
+
+def _result(states, stops, history, diverged, seconds, *, monitor, restore) -> FitResult:
     selected = states
-    if restore == "best" and monitor is not None and evaluate is not None:
+    if restore == "best" and monitor is not None:
+        blind = np.flatnonzero((np.asarray(stops.best_epoch) < 0) & ~diverged)
+        if blind.size:
+            raise DivergedError(
+                f"{monitor} was not finite in any evaluation of run {blind[0]}, so there is no best epoch; look at "
+                "the validation part (it may hold one class only, or no positive), or use restore='last'"
+            )
         selected = states._replace(params=stops.best_params)
     return FitResult(
         state=selected,
         last_state=states,
         best_value=np.asarray(stops.best_value),
         best_epoch=np.asarray(stops.best_epoch),
+        diverged=diverged,
         history=history,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
+
+
+def _stacked_hparams(method: Method, given: dict[str, Any], n_runs: int) -> dict[str, Array]:
+    unknown = sorted(set(given) - set(method.hparams))
+    if unknown:
+        raise ConfigError(f"unknown hyperparameters {unknown}; this method has {sorted(method.hparams)}")
+    stacked = {}
+    for name, default in method.hparams.items():
+        values = jnp.asarray(given.get(name, default), jnp.float32)
+        if values.shape not in ((), (n_runs,)):
+            raise ConfigError(
+                f"{name} has shape {values.shape}; give a scalar, or one value for each of {n_runs} runs"
+            )
+        stacked[name] = jnp.broadcast_to(values, (n_runs,))
+    return stacked
+
+
+def _check_settings(
+    epochs, eval_every, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
+) -> str:
+    """Refuses settings that do not fit; returns the strategy with ``auto`` resolved."""
+    for value, allowed, what in (
+        (strategy, (*STRATEGIES, "single"), "strategy"),
+        (mode, ("max", "min"), "mode"),
+        (restore, ("best", "last"), "restore"),
+        (on_nonfinite, ("raise", "drop"), "on_nonfinite"),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{what} is {value!r}; there are {', '.join(allowed)}")
+    for value, what in ((epochs, "epochs"), (eval_every, "eval_every"), (patience, "patience")):
+        if value is not None and value < 1:
+            raise ConfigError(f"{what} is {value}; it must be at least 1")
+    if monitor is not None and evaluate is None:
+        raise ConfigError(f"monitor is {monitor!r}, but there is no evaluate function that would compute it")
+    if patience is not None and monitor is None:
+        raise ConfigError(f"patience is {patience}, but no monitor says what should improve")
+    return resolve_strategy(strategy)
+
+
+def resolve_strategy(strategy: str) -> str:
+    """``"auto"`` as what it stands for on this backend."""
+    if strategy != "auto":
+        return strategy
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def _check_resumable(done: int, epochs: int, eval_every: int, old_strategy: str, strategy: str) -> None:
+    if done > epochs:
+        raise ConfigError(
+            f"the checkpoint has trained {done} epochs, more than epochs = {epochs}; raise it, or use another workdir"
+        )
+    if done < epochs and done % eval_every:
+        raise ConfigError(
+            f"the checkpoint ended at epoch {done}, between two evaluations (eval_every = {eval_every}); training on "
+            "would shift them: use another workdir"
+        )
+    if done < epochs and old_strategy != strategy:
+        raise ConfigError(
+            f"the checkpoint was trained with strategy {old_strategy!r}, and {strategy!r} would not continue it to "
+            f"the bit; set strategy={old_strategy!r}, or use another workdir"
+        )
 
 
 def fit(
@@ -373,6 +403,7 @@ def fit(
         last_state=jax.tree.map(lambda x: x[0], result.last_state),
         best_value=result.best_value[0],
         best_epoch=result.best_epoch[0],
+        diverged=result.diverged[0],
         history=[
             {name: value[0] if isinstance(value, list) else value for name, value in row.items()}
             for row in result.history

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from debias_jax import data, methods, models, training
+from debias_jax.errors import ConfigError
 from debias_jax.methods.base import TrainState
 
 N_USERS, N_ITEMS, DIM = 24, 18, 4
@@ -124,7 +125,7 @@ class TestMethod:
 
     def test_hyperparameters_are_leaves_of_the_state_and_unknown_ones_are_named(self, name):
         assert set(_start(name).hparams) == set(_method(name).hparams)
-        with pytest.raises(KeyError, match="no_such"):
+        with pytest.raises(ConfigError, match="no_such"):
             _method(name).init(jax.random.key(0), _data(), {"no_such": 1.0})
 
     def test_loss_falls(self, name):
