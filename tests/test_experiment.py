@@ -21,6 +21,10 @@ def _module(name):
     return module
 
 
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def _tiny(method, **train):
     config = _module("synthetic").get_config(method)
     with config.unlocked():
@@ -121,6 +125,14 @@ class TestSweep:
         rows = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
         assert [row["snips_dcg@3"] for row in rows if row["step"] == 4] == best["values"]
 
+    def test_a_run_that_rests_early_keeps_its_score(self, tmp_path):
+        config = _tiny("mf", patience=2, restore="best", epochs=20, eval_every=1)
+        config.seeds = tuple(range(4))
+        (result,) = experiment.sweep(config, tmp_path, {"lr": [0.003, 0.03, 0.1]}).results
+        rested = [row["step"] for row in _rows(tmp_path) if row["loss"] is None]
+        assert rested, "the setting should make a run rest, or this test shows nothing"
+        assert all(row["mean"] is not None for row in result["rows"])
+
     @pytest.mark.parametrize("text", ["lr", "lr=", "=1", "lr=a,b"])
     def test_grid_that_cannot_be_read(self, text):
         with pytest.raises(ConfigError, match="name=value"):
@@ -149,6 +161,12 @@ class TestRefusals:
             (lambda c: c.update(seeds=()), "config.seeds is empty"),
             (lambda c: c.update(seeds=(1, 1)), "holds a seed twice"),
             (lambda c: c.train.update(strategy="pmap"), "strategy is 'pmap'"),
+            (lambda c: c.train.update(batch_size=0), "train.batch_size is 0"),
+            (lambda c: c.train.update(patience=-1), "train.patience is -1"),
+            (
+                lambda c: c.protocol.update(headline="ndgc@5"),
+                "unknown protocol.headline 'ndgc@5'; did you mean 'ndcg@5'",
+            ),
         ],
     )
     def test_settings(self, tmp_path, change, words):
@@ -170,11 +188,33 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="holds a run of mf, umf, not of bpr; give each run its own"):
             experiment.run(_tiny("bpr"), folder, quiet=True)
 
-    def test_other_settings_in_the_workdir_are_refused_not_mixed(self, tmp_path):
-        experiment.run(_tiny("mean_logit"), tmp_path, quiet=True)
-        other = _tiny("mean_logit", batch_size=64)
-        with pytest.raises(CheckpointError, match="batch_size"):
+    def test_other_settings_in_the_workdir_are_refused_and_leave_its_records_alone(self, tmp_path):
+        first = experiment.run(_tiny("mean_logit"), tmp_path, quiet=True)
+        records = {name: (tmp_path / name).read_bytes() for name in ("config.json", "environment.json")}
+        for change in ({"batch_size": 64}, {"epochs": 2}):
+            with pytest.raises((CheckpointError, ConfigError), match="batch_size|more than epochs = 2"):
+                experiment.run(_tiny("mean_logit", **change), tmp_path, quiet=True)
+        other = _tiny("mean_logit")
+        other.data.options.seed = 1
+        with pytest.raises(CheckpointError, match="data"):
             experiment.run(other, tmp_path, quiet=True)
+        assert {name: (tmp_path / name).read_bytes() for name in records} == records
+        assert experiment.evaluate(tmp_path).results[0]["metrics"] == first.results[0]["metrics"]
+
+    def test_evaluate_does_not_finish_a_run(self, tmp_path):
+        experiment.run(_tiny("mean_logit", patience=0, restore="last"), tmp_path, quiet=True)
+        path = tmp_path / "config.json"
+        path.write_text(path.read_text().replace('"epochs": 4', '"epochs": 6'))
+        steps = sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir())
+        with pytest.raises(ConfigError, match="at epoch 4 of 6; finish it"):
+            experiment.evaluate(tmp_path)
+        assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == steps
+
+    @pytest.mark.parametrize("content", ["{}", "[1]", "not json"])
+    def test_a_foreign_config_in_the_workdir(self, tmp_path, content):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match="config"):
+            experiment.run(_tiny("mf"), tmp_path, quiet=True)
 
     def test_missing_files_and_unset_path(self, tmp_path, monkeypatch):
         config = _module("coat").get_config("mf")
@@ -231,8 +271,27 @@ def test_own_csv_end_to_end(tmp_path):
     outcome = experiment.run(config, tmp_path / "run", quiet=True)
     assert outcome.results[0]["dataset"] == "log"
     path.unlink()
-    rows = experiment.recommend(tmp_path / "run", "u-07", k=4)
-    assert len(rows) == 4 and all(row.item.startswith("i-") for row in rows)
+    recommended = experiment.recommend(tmp_path / "run", "u-07", k=4)
+    assert len(recommended) == 4 and all(row.item.startswith("i-") for row in recommended)
+    # Clicks that were held out for validation and test are seen as well.
+    cells = [row.split(",") for row in rows[1:]]
+    clicked = {item for user, item, stars in cells if user == "u-07" and int(stars) >= 4}
+    everything = experiment.recommend(tmp_path / "run", "u-07", k=20 - len(clicked))
+    assert clicked and not clicked & {row.item for row in everything}
+
+
+def test_overlap_of_weighted_methods_is_reported(tmp_path):
+    config = _tiny("ips_logged", epochs=2)
+    config.seeds = (0,)
+    outcome = experiment.run(config, tmp_path, quiet=True)
+    log = experiment.load_dataset(config)[0].train
+    weights = 1 / log.propensities.astype(np.float64)
+    overlap = outcome.results[0]["overlap"]
+    assert overlap["effective_sample_size"] == pytest.approx(
+        weights.sum() ** 2 / (weights**2).sum(), rel=1e-4
+    )
+    assert overlap["largest_weight"] == pytest.approx(weights.max(), rel=1e-5)
+    assert "effective sample size" in outcome.text
 
 
 @pytest.mark.parametrize("method", ["biif", "mean_logit_ratings"])

@@ -183,7 +183,134 @@ class TestBiif:
             self._biif(**options)
 
 
+class TestExposureBaselines:
+    """One step of JointOpt, AlterOpt and BiOpt2, written out."""
+
+    HPARAMS = {"lr": 0.01, "outer_lr": 0.02, "weight_decay": 0.0}
+
+    def _method(self, factory, **options):
+        return factory(
+            models.mf(N_USERS, N_ITEMS, dim=DIM),
+            models.biif_exposure(N_USERS, dim=DIM),
+            item_vectors=models.item_vectors,
+            batch_size=64,
+            **options,
+        )
+
+    @staticmethod
+    def _l2(train, batch, detach=True):
+        def l2(relevance, exposure):
+            logits = jnp.sum(relevance["user"][batch.users] * relevance["item"][batch.items], axis=-1)
+            vectors = relevance["item"][batch.items]
+            vectors = jax.lax.stop_gradient(vectors) if detach else vectors
+            gate = jax.nn.sigmoid(vectors @ exposure["gate_weight"] + exposure["gate_bias"])
+            affinity = jax.nn.sigmoid(jnp.sum(exposure["user"][batch.users] * vectors, axis=-1))
+            m = gate * affinity + (1 - gate) * train.popularity[batch.items]
+            p = jax.nn.sigmoid(logits)
+            values = -jnp.where(batch.labels > 0, jnp.log(m * p), jnp.log(1 - m * p))
+            return jnp.sum(jnp.where(batch.where, values, 0.0))
+
+        return l2
+
+    @staticmethod
+    def _adam(params, grads, lr):
+        tx = optimizers.adam(lr)
+        return optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+
+    def _step(self, method, train, batch):
+        state = method.init(
+            jax.random.key(1), train, {k: v for k, v in self.HPARAMS.items() if k in method.hparams}
+        )
+        return state.params, method.step(state, train, batch, jax.random.key(2))[0].params
+
+    @staticmethod
+    def _close(got, want):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), got, want)
+
+    @pytest.mark.parametrize("detach", [True, False])
+    def test_joint_opt_takes_both_gradients_at_once(self, train, detach):
+        method = self._method(methods.joint_opt, detach_items=detach)
+        batch = _first_batch(method, train)
+        old, new = self._step(method, train, batch)
+        count = jnp.sum(batch.where)
+        grads = jax.grad(self._l2(train, batch, detach), argnums=(0, 1))(old["prediction"], old["exposure"])
+        grads = jax.tree.map(lambda g: g / count, grads)
+        self._close(new["prediction"], self._adam(old["prediction"], grads[0], 0.01))
+        self._close(new["exposure"], self._adam(old["exposure"], grads[1], 0.02))
+
+    def test_alter_opt_steps_the_exposure_at_the_new_relevance(self, train):
+        method = self._method(methods.alter_opt)
+        batch = _first_batch(method, train)
+        old, new = self._step(method, train, batch)
+        count, l2 = jnp.sum(batch.where), self._l2(train, batch)
+        grads = jax.tree.map(lambda g: g / count, jax.grad(l2)(old["prediction"], old["exposure"]))
+        relevance = self._adam(old["prediction"], grads, 0.01)
+        at_new = jax.grad(l2, argnums=1)(relevance, old["exposure"])
+        at_old = jax.grad(l2, argnums=1)(old["prediction"], old["exposure"])
+        self._close(new["prediction"], relevance)
+        # Adam's first step is near the sign of the gradient, so the gate's gradient tells the two apart only where
+        # they differ in sign; the moments do in size.
+        moments = method.step(
+            method.init(jax.random.key(1), train, self.HPARAMS), train, batch, jax.random.key(2)
+        )[0].opt_state["exposure"]
+        first = optax.tree.get(moments, "mu")
+        self._close(jax.tree.map(lambda m: m / 0.1 * count, first), at_new)
+        assert not np.allclose(at_new["user"], at_old["user"], rtol=1e-3)
+
+    def test_bi_opt2_follows_the_total_derivative_of_the_training_loss(self, train):
+        method = self._method(methods.bi_opt2)
+        batch = _first_batch(method, train)
+        state = method.init(jax.random.key(1), train, {**self.HPARAMS, "inner_lr": 0.003})
+        new, logs = method.step(state, train, batch, jax.random.key(2))
+        l2 = self._l2(train, batch)
+
+        def outer(exposure):
+            relevance = state.params["prediction"]
+            grads = jax.grad(l2)(relevance, exposure)
+            return l2(jax.tree.map(lambda w, g: w - 0.003 * g, relevance, grads), exposure)
+
+        hyper = jax.grad(outer)(state.params["exposure"])
+        self._close(new.params["exposure"], self._adam(state.params["exposure"], hyper, 0.02))
+        assert float(logs["hypergradient_norm"]) == pytest.approx(float(optax.tree.norm(hyper)), rel=1e-4)
+
+
+def test_bpr_step_is_the_mean_of_its_triplets(train):
+    method = methods.bpr(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=64)
+    state = method.init(jax.random.key(0), train, {})
+    batch = _first_batch(method, train)
+    _, logs = method.step(state, train, batch, jax.random.key(1))
+    gap = method.predict(state, batch.users, batch.positives) - method.predict(
+        state, batch.users, batch.negatives
+    )
+    want = np.logaddexp(0, -np.asarray(gap))[np.asarray(batch.where)].mean()
+    assert float(logs["loss"]) == pytest.approx(want, rel=1e-5)
+    clicked = np.zeros((N_USERS, N_ITEMS), bool)
+    clicked[np.asarray(train.clicks[0]), np.asarray(train.clicks[1])] = True
+    assert clicked[batch.users, batch.positives][batch.where].all()
+    assert not clicked[batch.users, batch.negatives][batch.where].any()
+
+
 class TestPropensity:
+    @pytest.mark.parametrize("factory", [methods.ips, methods.snips])
+    def test_popularity_of_rows_weights_items_that_nobody_clicked(self, train, factory):
+        """Items whose shown rows are all negative have no click; their rows must still have finite weights."""
+        cold = train._replace(popularity=train.popularity.at[train.items[0]].set(0.0))
+        method = factory(
+            models.mf(N_USERS, N_ITEMS, dim=DIM),
+            models.additive_logistic(N_USERS, N_ITEMS),
+            propensity="popularity",
+            batch_size=1000,
+        )
+        state = method.init(jax.random.key(0), cold, {})
+        batch = _first_batch(method, cold)
+        _, logs = method.step(state, cold, batch, jax.random.key(1))
+        rows = np.bincount(np.asarray(train.items), minlength=N_ITEMS)
+        weights = 1 / np.sqrt(rows / rows.max())[np.asarray(batch.items)] * np.asarray(batch.where)
+        logits = np.asarray(method.predict(state, batch.users, batch.items))
+        errors = np.where(batch.labels > 0, np.logaddexp(0, -logits), np.logaddexp(0, logits))
+        divisor = weights.sum() if factory is methods.snips else np.asarray(batch.where).sum()
+        assert float(logs["loss"]) == pytest.approx((weights * errors).sum() / divisor, rel=1e-5)
+
     def test_fit_reproduces_the_margins(self, train):
         """At the optimum of an additive logistic model the fitted counts of users and items are the observed ones."""
         model = models.additive_logistic(N_USERS, N_ITEMS)

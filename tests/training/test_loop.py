@@ -12,6 +12,7 @@ from debias_jax import data, methods, metrics, models, training
 from debias_jax.errors import ConfigError, DataError, DivergedError
 from debias_jax.training import evaluation
 from debias_jax.training.checkpoint import Checkpointer
+from debias_jax.training.writers import jsonable
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,58 @@ class TestResume:
         assert parts.history == whole.history
         np.testing.assert_array_equal(parts.best_value, whole.best_value)
 
+    def test_a_resting_run_is_still_resting_after_a_resume(self, method, train, tmp_path):
+        """Run 0 gets worse from the first evaluation on and rests at epoch 2, before the cut; run 1 improves."""
+
+        def evaluate(state, _):
+            sign = jnp.where(state.hparams["lr"] < 0.015, -1.0, 1.0)
+            return {"value": sign * state.step}
+
+        settings = {"evaluate": evaluate, "monitor": "value", "patience": 1}
+        fit = functools.partial(training.fit_many, method, train, _keys(0, 1), {"lr": np.array([0.01, 0.02])})
+        whole = fit(epochs=5, **settings)
+        for epochs in (3, 5):
+            with Checkpointer(tmp_path, fingerprint={}) as saver:
+                parts = fit(epochs=epochs, checkpointer=saver, **settings)
+        assert whole.best_epoch.tolist() == parts.best_epoch.tolist() == [1, 5]
+        _equal(parts.last_state, whole.last_state)
+        _equal(parts.state, whole.state)
+        assert jsonable(parts.history) == jsonable(whole.history)
+
+    def test_epochs_may_grow_at_an_evaluation_and_never_shrink(self, method, train, tmp_path):
+        def fit(epochs, **settings):
+            with Checkpointer(tmp_path, fingerprint={}) as saver:
+                return training.fit(
+                    method,
+                    train,
+                    training.run_key(0),
+                    epochs=epochs,
+                    eval_every=2,
+                    checkpointer=saver,
+                    **settings,
+                )
+
+        fit(3)
+        with pytest.raises(ConfigError, match="trained 3 epochs, more than epochs = 2"):
+            fit(2)
+        with pytest.raises(ConfigError, match="ended at epoch 3, between two evaluations"):
+            fit(4)
+
+    def test_another_strategy_may_read_but_not_continue(self, method, train, tmp_path):
+        def fit(epochs, strategy):
+            with Checkpointer(tmp_path, fingerprint={}) as saver:
+                return training.fit_many(
+                    method, train, _keys(0, 1), epochs=epochs, strategy=strategy, checkpointer=saver
+                )
+
+        whole = fit(1, "map")
+        with pytest.raises(ConfigError, match="trained with strategy 'map'"):
+            fit(2, "vmap")
+        with Checkpointer(tmp_path, fingerprint={}) as saver:
+            result, done, active = training.load_many(method, train, 2, checkpointer=saver)
+        assert done == 1 and active
+        _equal(result.state, whole.state)
+
     def test_a_finished_fit_trains_no_more(self, method, train, tmp_path):
         for expected in (0, 2):
             rows, seen = [], []
@@ -161,7 +214,34 @@ class TestResume:
             assert seen == [expected] and len(rows) == 2 - expected
 
 
+class TestPrograms:
+    def test_a_second_fit_of_the_same_method_compiles_nothing(self, train, caplog):
+        method = methods.mf(models.mf(24, 18, dim=3), batch_size=64)
+        training.fit(method, train, training.run_key(0), epochs=1)
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+            training.fit(method, train, training.run_key(1), {"lr": 0.1}, epochs=1)
+        compiled = [r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.getMessage()]
+        assert not [message for message in compiled if "single" in message], compiled
+
+
 class TestRefusals:
+    def test_a_monitor_that_is_never_finite(self, method, train):
+        settings = {"evaluate": lambda state, _: {"value": jnp.nan * state.step}, "monitor": "value"}
+        with pytest.raises(DivergedError, match="value was not finite in any evaluation of run 0"):
+            training.fit(method, train, training.run_key(0), epochs=2, **settings)
+        result = training.fit(method, train, training.run_key(0), epochs=2, restore="last", **settings)
+        assert result.best_epoch == -1
+
+    def test_patience_and_monitor_need_what_they_read(self, method, train):
+        with pytest.raises(ConfigError, match="no monitor"):
+            training.fit(method, train, training.run_key(0), epochs=1, patience=1)
+        with pytest.raises(ConfigError, match="no evaluate function"):
+            training.fit(method, train, training.run_key(0), epochs=1, monitor="value")
+
+    def test_hyperparameters_of_another_length(self, method, train):
+        with pytest.raises(ConfigError, match=r"lr has shape \(3,\).*2 runs"):
+            training.fit_many(method, train, _keys(0, 1), {"lr": np.ones(3)}, epochs=1)
+
     def test_divergence_names_run_epoch_and_settings(self, method, train):
         with pytest.raises(DivergedError, match=r"loss is (nan|inf) in epoch \d+ of run 1 \(lr=1e\+30"):
             training.fit_many(method, train, _keys(0, 1), {"lr": np.array([1e-3, 1e30])}, epochs=3)
@@ -171,6 +251,7 @@ class TestRefusals:
             method, train, _keys(0, 1), {"lr": np.array([1e-3, 1e30])}, epochs=4, on_nonfinite="drop"
         )
         assert np.isfinite(result.history[-1]["loss"][0]) and np.isnan(result.history[-1]["loss"][1])
+        assert result.diverged.tolist() == [False, True]
 
     @pytest.mark.parametrize(
         ("settings", "words"),
