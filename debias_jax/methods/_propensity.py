@@ -32,7 +32,7 @@ def fit_propensity(
     learning_rate: Array,
     weight_decay: Array,
     n_steps: int = 500,
-    batch_size: int = 32768,
+    batch_size: int | None = None,
 ) -> Params:
     """Fits p(observed) by cross-entropy over all pairs, on uniform pairs, with a cosine-decayed Adam.
 
@@ -46,12 +46,15 @@ def fit_propensity(
         learning_rate: of Adam, at the start.
         weight_decay: coupled L2.
         n_steps: optimiser steps.
-        batch_size: uniform pairs a step.
+        batch_size: uniform pairs a step; None for an eighth of all pairs, 32,768 at most. On matrices much larger
+            than ``n_steps`` such batches a pair is seen once or never, and the fit rests on the margins it has seen.
 
     Returns:
         The fitted parameters.
     """
     n_users, n_items = data.click_set.indptr.shape[0] - 1, data.popularity.shape[0]
+    if batch_size is None:
+        batch_size = min(32768, max(1024, n_users * n_items // 8))
 
     def loss(params, users, items, observed):
         logits = model.apply(params, users, items)
