@@ -7,7 +7,7 @@ Ratings >= 4 are clicks. The "probably exposed" pairs are in the training part, 
 tuning by SNIPS. Settings of the paper: dim 50, batch 1024, 100 epochs, Adam. Results: docs/results.md.
 """
 
-from debias_jax import _config, _variants
+from debias_jax import experiment
 
 TUNED = {
     # From sweep.py --seeds=3 --grid=lr=3e-4,1e-3,3e-3 --grid=weight_decay=0,1e-6,1e-5,1e-4,1e-3, snips_dcg@3 on the
@@ -30,7 +30,7 @@ TUNED = {
 }
 
 GROUPS = {
-    "table2": _variants.IMPLICIT,
+    "table2": experiment.IMPLICIT,
     "choices": (
         "mf",
         "biif",
@@ -47,9 +47,9 @@ GROUPS = {
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
-    config = _config.base_config()
+    config = experiment.base_config()
     with config.unlocked():
-        _config.select_variants(config, method, _variants.implicit_variants(TUNED), groups=GROUPS)
+        experiment.select_variants(config, method, experiment.implicit_variants(TUNED), groups=GROUPS)
         config.data.name = "coat"
         config.data.options = {"threshold": 4.0}
         config.data.split = {"name": "biif", "seed": 0}

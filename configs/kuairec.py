@@ -6,7 +6,7 @@ Protocol ``badr`` at k = 50 (users without a positive count, see docs/protocols.
 shown pairs are meant here: mean_logit, mf, ips, snips. The doubly robust family is to come.
 """
 
-from debias_jax import _config
+from debias_jax import experiment
 
 TUNED = {"lr": 0.01, "weight_decay": 1e-5}
 
@@ -14,14 +14,14 @@ TUNED = {"lr": 0.01, "weight_decay": 1e-5}
 def get_config(method: str = ""):
     """Config of one method, several (comma-separated) or ``all``."""
     table = {
-        "mean_logit": _config.variant("mean_logit", options={"feedback": "ratings"}),
-        "mf": _config.variant("mf", options={"frame": "observed"}, **TUNED),
-        "ips": _config.variant("ips", **TUNED),
-        "snips": _config.variant("snips", **TUNED),
+        "mean_logit": experiment.variant("mean_logit", options={"feedback": "ratings"}),
+        "mf": experiment.variant("mf", options={"frame": "observed"}, **TUNED),
+        "ips": experiment.variant("ips", **TUNED),
+        "snips": experiment.variant("snips", **TUNED),
     }
-    config = _config.base_config()
+    config = experiment.base_config()
     with config.unlocked():
-        _config.select_variants(config, method, table, groups={})
+        experiment.select_variants(config, method, table, groups={})
         config.data.name = "kuairec"
         config.model.dim = 64
         config.protocol.validation = "badr"

@@ -6,15 +6,15 @@ There is no unbiased part: test positives are as exposed as training clicks, so 
 predict the log (protocol ``xir``: the whole catalogue without training items), not by relevance.
 """
 
-from debias_jax import _config, _variants
+from debias_jax import experiment
 
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated) or ``all``."""
-    config = _config.base_config()
+    config = experiment.base_config()
     with config.unlocked():
-        _config.select_variants(
-            config, method, _variants.implicit_variants({}), groups={"family": _variants.IMPLICIT}
+        experiment.select_variants(
+            config, method, experiment.implicit_variants({}), groups={"family": experiment.IMPLICIT}
         )
         config.data.name = "ml_100k"
         config.data.options = {"threshold": 4.0}

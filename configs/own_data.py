@@ -11,15 +11,15 @@ Without label and rating every row is a click. Without a split column 10 % of ea
 
 from ml_collections import config_dict
 
-from debias_jax import _config, _variants
+from debias_jax import experiment
 
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated) or ``all``."""
-    config = _config.base_config()
+    config = experiment.base_config()
     with config.unlocked():
-        _config.select_variants(
-            config, method, _variants.implicit_variants({}), groups={"family": _variants.IMPLICIT}
+        experiment.select_variants(
+            config, method, experiment.implicit_variants({}), groups={"family": experiment.IMPLICIT}
         )
         config.data.name = "own"
         config.data.options = {
@@ -35,6 +35,7 @@ def get_config(method: str = ""):
         }
         config.data.split = {"name": "random_test_then_biif", "test": 0.1, "validation": 0.1, "seed": 0}
         config.protocol.test = "xir"
+        config.protocol.metrics = ("ndcg@10", "recall@10")
         config.protocol.headline = "ndcg@10"
         config.train.epochs = 30
         config.train.eval_every = 5

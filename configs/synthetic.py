@@ -3,10 +3,11 @@
     python launch/train.py --config=configs/synthetic.py:demo --workdir=runs/demo
     python launch/train.py --config=configs/synthetic.py:biif --workdir=runs/biif
 
-The test part is every pair that was not clicked, with a fresh draw of its true relevance. ``make demo`` runs the first line.
+``make demo`` runs the first line. The test part is every pair that was not clicked, with a fresh draw of its true
+relevance.
 """
 
-from debias_jax import _config, _variants
+from debias_jax import experiment
 
 TUNED = {
     # From sweep.py --config=configs/synthetic.py:mf,bpr,ips,snips,relmf,umf,biif --seeds=2
@@ -30,9 +31,9 @@ DEMO = ("mean_logit", "mf", "bpr", "ips", "snips", "relmf", "umf", "biif")
 
 def get_config(method: str = ""):
     """Config of one method, several (comma-separated), ``demo`` or ``all``."""
-    config = _config.base_config()
+    config = experiment.base_config()
     with config.unlocked():
-        _config.select_variants(config, method, _variants.implicit_variants(TUNED), groups={"demo": DEMO})
+        experiment.select_variants(config, method, experiment.implicit_variants(TUNED), groups={"demo": DEMO})
         config.seeds = tuple(range(8))
         config.data.name = "synthetic"
         config.data.options = {"seed": 0, "n_users": 400, "n_items": 250}

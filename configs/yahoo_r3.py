@@ -6,15 +6,15 @@ FOLDER holds ydata-ymusic-rating-study-v1_0-train.txt and -test.txt. Settings of
 epochs. Not measured here: the data may not be redistributed, and no copy was at hand.
 """
 
-from debias_jax import _config, _variants
+from debias_jax import experiment
 
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), ``table1`` or ``all``."""
-    config = _config.base_config()
+    config = experiment.base_config()
     with config.unlocked():
-        _config.select_variants(
-            config, method, _variants.implicit_variants({}), groups={"table1": _variants.IMPLICIT}
+        experiment.select_variants(
+            config, method, experiment.implicit_variants({}), groups={"table1": experiment.IMPLICIT}
         )
         config.data.name = "yahoo_r3"
         config.data.options = {"threshold": 4.0, "strict_counts": True}

@@ -229,7 +229,7 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
         text += [
             "",
             f"against {base} on {headline}: paired bootstrap over users, paired t-test over seeds; "
-            "a verdict needs both p < .05",
+            "a verdict needs both p < .05, not corrected for the number of methods",
             _columns(rows),
         ]
     return "\n".join(text)

@@ -6,6 +6,7 @@
 | ``sweep`` | trains a grid of numeric hyperparameters, scores it on validation only |
 | ``evaluate`` | scores a finished workdir again |
 | ``recommend`` | answers from a workdir's bundle |
+| ``base_config``, ``variant``, ``select_variants``, ``implicit_variants`` | what ``configs/*.py`` are written with |
 """
 
 import os
@@ -21,23 +22,30 @@ from ml_collections import ConfigDict
 
 from debias_jax import _config, _plots, _results, data, metrics, risks, sampling, serving, training
 from debias_jax._build import build_method, load_dataset, variant_hparams
+from debias_jax._config import base_config, select_variants, variant
 from debias_jax._fit import Judge, fit, load, make_judge
+from debias_jax._variants import IMPLICIT, implicit_variants
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError, nearest
 from debias_jax.methods.base import Method, TrainState
 from debias_jax.training import evaluation, writers
 
 __all__ = [
+    "IMPLICIT",
     "Outcome",
+    "base_config",
     "build_method",
     "evaluate",
+    "implicit_variants",
     "load_dataset",
     "load_predictor",
     "parse_grid",
     "recommend",
     "run",
     "run_scored",
+    "select_variants",
     "sweep",
+    "variant",
     "variant_hparams",
 ]
 

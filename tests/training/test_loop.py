@@ -3,6 +3,7 @@
 import functools
 import logging
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def _run(tree, number):
 
 
 def _equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 class TestManyRuns:
