@@ -31,6 +31,7 @@ TUNED = {
 
 GROUPS = {
     "table2": experiment.IMPLICIT,
+    "reasons": ("mf", "bpr", "bpr_5", "relmf", "relmf_unclipped"),
     "choices": (
         "mf",
         "biif",

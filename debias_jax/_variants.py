@@ -31,6 +31,7 @@ def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Con
         "ips_popularity": ("ips", {"propensity": "popularity"}, {}),
         "ips_logged": ("ips", {"propensity": "logged"}, {}),
         "snips_logged": ("snips", {"propensity": "logged"}, {}),
+        "bpr_5": ("bpr", {"n_negatives": 5}, {}),
         "relmf_unclipped": ("relmf", {"probability_clip": None}, {}),
         "mf_uniform": ("mf", _UNIFORM, {}),
         "relmf_uniform": ("relmf", _UNIFORM, {}),

@@ -130,16 +130,18 @@ def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> Batche
     return batches
 
 
-def click_triplets(*, batch_size: int) -> BatchesFn:
-    """Every click once an epoch, each with one item drawn uniformly from those its user did not click.
+def click_triplets(*, batch_size: int, n_negatives: int = 1) -> BatchesFn:
+    """Every click ``n_negatives`` times an epoch, each time with another item that its user did not click.
 
     Args:
         batch_size: triplets a step.
+        n_negatives: triplets a click; each draws its own unclicked item, uniformly.
     """
 
     def batches(data: TrainData, key: Key) -> TripletBatch:
         draw_key, shuffle_key = jax.random.split(key)
-        users, items = data.clicks
+        n = data.clicks[0].shape[0] * n_negatives
+        users, items = (jnp.repeat(ids, n_negatives, total_repeat_length=n) for ids in data.clicks)
         negatives, exists = sampling.uniform_unseen_items(
             draw_key, users, data.click_set, n_items=data.popularity.shape[0]
         )

@@ -8,14 +8,16 @@ from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_
 from debias_jax.models.base import Model
 
 
-def bpr(model: Model, *, batch_size: int = 1024) -> Method:
-    """Ranks each click above one uniform unclicked item of its user, redrawn each epoch.
+def bpr(model: Model, *, batch_size: int = 1024, n_negatives: int = 1) -> Method:
+    """Ranks each click above uniform unclicked items of its user, redrawn each epoch.
 
     L = mean of -log sigmoid(s_ui - s_uj). No propensity enters: an unexposed item counts as disliked.
 
     Args:
         model: any pairwise model.
         batch_size: triplets a step.
+        n_negatives: triplets a click and epoch. With one, an epoch has a sixth of the steps of the pointwise methods
+            with five negatives: on a small log it may want more epochs, or more negatives.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``.
@@ -42,7 +44,7 @@ def bpr(model: Model, *, batch_size: int = 1024) -> Method:
     return supervised(
         {"prediction": prediction_group(model)},
         loss=term,
-        batches=click_triplets(batch_size=batch_size),
+        batches=click_triplets(batch_size=batch_size, n_negatives=n_negatives),
         predict=predict_logits(model),
         hparams=ADAM_HPARAMS,
     )
