@@ -65,6 +65,9 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
         )
     if not config.seeds:
         raise ConfigError("config.seeds is empty; give at least one, e.g. --config.seeds='(0,)'")
+    for seed in config.seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ConfigError(f"config.seeds holds {seed!r}; give integers, e.g. --config.seeds='(0,1,2)'")
     if len(set(config.seeds)) != len(config.seeds):
         raise ConfigError(f"config.seeds {tuple(config.seeds)} holds a seed twice")
     for name, least in (("epochs", 1), ("batch_size", 1), ("eval_every", 1), ("patience", 0)):

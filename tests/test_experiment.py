@@ -159,6 +159,7 @@ class TestRefusals:
             (lambda c: c.variants.mf.options.update(frame="x"), "mf: unknown frame 'x'"),
             (lambda c: c.variants.mf.hparams.update(learning=1.0), "unknown hyperparameter 'learning' of mf"),
             (lambda c: c.update(seeds=()), "config.seeds is empty"),
+            (lambda c: c.update(seeds=("abc",)), "config.seeds holds 'abc'"),
             (lambda c: c.update(seeds=(1, 1)), "holds a seed twice"),
             (lambda c: c.train.update(strategy="pmap"), "strategy is 'pmap'"),
             (lambda c: c.train.update(batch_size=0), "train.batch_size is 0"),

@@ -179,7 +179,7 @@ def open_table(path: pathlib.Path, roles: dict[str, str], separator: str | None)
         DataError: there is no such file, or its kind is unknown.
     """
     if not path.is_file():
-        raise DataError(f"{path} is not a file")
+        raise DataError(f"{path} is not a file; give the path of a .csv, .tsv (also .gz) or .parquet file")
     suffix = pathlib.Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix == ".parquet":
         return Parquet(path, roles)
