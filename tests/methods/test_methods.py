@@ -37,6 +37,23 @@ def _pairs(batch):
     return np.asarray(batch.users).ravel()[keep], np.asarray(batch.items).ravel()[keep], keep
 
 
+def _l2(train, batch, detach=True):
+    """The summed L2 with Biif's exposure, written from eq. 10 and 14."""
+
+    def l2(relevance, exposure):
+        logits = jnp.sum(relevance["user"][batch.users] * relevance["item"][batch.items], axis=-1)
+        vectors = relevance["item"][batch.items]
+        vectors = jax.lax.stop_gradient(vectors) if detach else vectors
+        gate = jax.nn.sigmoid(vectors @ exposure["gate_weight"] + exposure["gate_bias"])
+        affinity = jax.nn.sigmoid(jnp.sum(exposure["user"][batch.users] * vectors, axis=-1))
+        m = gate * affinity + (1 - gate) * train.popularity[batch.items]
+        p = jax.nn.sigmoid(logits)
+        values = -jnp.where(batch.labels > 0, jnp.log(m * p), jnp.log(1 - m * p))
+        return jnp.sum(jnp.where(batch.where, values, 0.0))
+
+    return l2
+
+
 class TestFrames:
     def test_observed_pairs_visits_every_row_once(self, log, train):
         batch = batching.observed_pairs(batch_size=16)(train, jax.random.key(0))
@@ -107,15 +124,7 @@ class TestBiif:
         batch = _first_batch(method, train)
         relevance, exposure = state.params["prediction"], state.params["exposure"]
 
-        def l2(relevance, exposure):
-            logits = jnp.sum(relevance["user"][batch.users] * relevance["item"][batch.items], axis=-1)
-            vectors = jax.lax.stop_gradient(relevance["item"][batch.items])
-            gate = jax.nn.sigmoid(vectors @ exposure["gate_weight"] + exposure["gate_bias"])
-            affinity = jax.nn.sigmoid(jnp.sum(exposure["user"][batch.users] * vectors, axis=-1))
-            m = gate * affinity + (1 - gate) * train.popularity[batch.items]
-            p = jax.nn.sigmoid(logits)
-            values = -jnp.where(batch.labels > 0, jnp.log(m * p), jnp.log(1 - m * p))
-            return jnp.sum(jnp.where(batch.where, values, 0.0))
+        l2 = _l2(train, batch)
 
         def l_val(exposure):
             grads = jax.grad(l2)(relevance, exposure)
@@ -198,21 +207,6 @@ class TestExposureBaselines:
         )
 
     @staticmethod
-    def _l2(train, batch, detach=True):
-        def l2(relevance, exposure):
-            logits = jnp.sum(relevance["user"][batch.users] * relevance["item"][batch.items], axis=-1)
-            vectors = relevance["item"][batch.items]
-            vectors = jax.lax.stop_gradient(vectors) if detach else vectors
-            gate = jax.nn.sigmoid(vectors @ exposure["gate_weight"] + exposure["gate_bias"])
-            affinity = jax.nn.sigmoid(jnp.sum(exposure["user"][batch.users] * vectors, axis=-1))
-            m = gate * affinity + (1 - gate) * train.popularity[batch.items]
-            p = jax.nn.sigmoid(logits)
-            values = -jnp.where(batch.labels > 0, jnp.log(m * p), jnp.log(1 - m * p))
-            return jnp.sum(jnp.where(batch.where, values, 0.0))
-
-        return l2
-
-    @staticmethod
     def _adam(params, grads, lr):
         tx = optimizers.adam(lr)
         return optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
@@ -233,7 +227,7 @@ class TestExposureBaselines:
         batch = _first_batch(method, train)
         old, new = self._step(method, train, batch)
         count = jnp.sum(batch.where)
-        grads = jax.grad(self._l2(train, batch, detach), argnums=(0, 1))(old["prediction"], old["exposure"])
+        grads = jax.grad(_l2(train, batch, detach), argnums=(0, 1))(old["prediction"], old["exposure"])
         grads = jax.tree.map(lambda g: g / count, grads)
         self._close(new["prediction"], self._adam(old["prediction"], grads[0], 0.01))
         self._close(new["exposure"], self._adam(old["exposure"], grads[1], 0.02))
@@ -242,7 +236,7 @@ class TestExposureBaselines:
         method = self._method(methods.alter_opt)
         batch = _first_batch(method, train)
         old, new = self._step(method, train, batch)
-        count, l2 = jnp.sum(batch.where), self._l2(train, batch)
+        count, l2 = jnp.sum(batch.where), _l2(train, batch)
         grads = jax.tree.map(lambda g: g / count, jax.grad(l2)(old["prediction"], old["exposure"]))
         relevance = self._adam(old["prediction"], grads, 0.01)
         at_new = jax.grad(l2, argnums=1)(relevance, old["exposure"])
@@ -262,7 +256,7 @@ class TestExposureBaselines:
         batch = _first_batch(method, train)
         state = method.init(jax.random.key(1), train, {**self.HPARAMS, "inner_lr": 0.003})
         new, logs = method.step(state, train, batch, jax.random.key(2))
-        l2 = self._l2(train, batch)
+        l2 = _l2(train, batch)
 
         def outer(exposure):
             relevance = state.params["prediction"]
