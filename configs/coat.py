@@ -14,7 +14,7 @@ TUNED = {
     # hyper-validation part, the best mean of three seeds; the same 15 points for every method.
     "mf": {"lr": 3e-3, "weight_decay": 1e-4},
     "bpr": {"lr": 3e-3, "weight_decay": 1e-3},
-    "ips": {"lr": 1e-3, "weight_decay": 0.0},
+    "ips": {"lr": 3e-3, "weight_decay": 1e-3},
     "snips": {"lr": 3e-3, "weight_decay": 1e-4},
     "relmf": {"lr": 3e-3, "weight_decay": 0.0},
     "umf": {"lr": 1e-3, "weight_decay": 1e-4},
@@ -27,6 +27,9 @@ TUNED = {
     "umf_uniform": {"lr": 1e-3, "weight_decay": 0.0},
     "biif_uniform": {"lr": 3e-3, "weight_decay": 1e-5},
     "mf_rated": {"lr": 3e-3, "weight_decay": 1e-4},
+    "ips_popularity": {"lr": 3e-3, "weight_decay": 1e-4},
+    "bpr_5": {"lr": 1e-3, "weight_decay": 1e-3},
+    "relmf_unclipped": {"lr": 1e-3, "weight_decay": 1e-4},
 }
 
 GROUPS = {
