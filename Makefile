@@ -21,7 +21,7 @@ demo: $(BIN)/.installed  ## train eight methods on simulated data with known tru
 	$(BIN)/python launch/train.py --config=configs/synthetic.py:demo --workdir=runs/demo
 
 test: $(BIN)/.installed  ## the whole default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -3,6 +3,9 @@
 python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 --workdir=runs/coat
 """
 
+import shlex
+import sys
+
 from absl import flags
 
 from debias_jax import _cli, _reproduce
@@ -16,9 +19,8 @@ _SECTION = flags.DEFINE_string(
 
 
 def _main():
-    argument = flags.FLAGS["config"].config_filename
-    section = f" --section={_SECTION.value}" if _SECTION.value else ""
-    command = f"python launch/reproduce.py --table={_TABLE.value} --config={argument} --workdir=DIR{section}"
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir")]
+    command = shlex.join(["python", "launch/reproduce.py", *given, "--workdir=DIR"])
     print(
         _reproduce.reproduce(
             _TABLE.value, _CONFIG.value, _WORKDIR.value, command=command, section=_SECTION.value
