@@ -11,6 +11,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
 
 
+# Where bits are compared, or the programs of users are run, the compiler works as it does for them.
+_AS_USERS_RUN_IT = {"faults", "methods", "training", "test_experiment.py", "test_launch.py"}
+
+
+@pytest.fixture(autouse=True)
+def light_compilation(request):
+    """Fewer compiler passes for tests whose time is all compilation; results differ by rounding at most."""
+    light = not _AS_USERS_RUN_IT & {request.path.name, request.path.parent.name}
+    jax.config.update("jax_disable_most_optimizations", light)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64():
     """Float64 inside one test."""
