@@ -3,7 +3,7 @@
     python launch/train.py --config=configs/synthetic.py:demo --workdir=runs/demo
     python launch/train.py --config=configs/synthetic.py:biif --workdir=runs/biif
 
-``make demo`` runs the first line. The test part is every pair that was not clicked, with a fresh draw of its true
+``make demo`` runs the first line; its table stands in docs/results.md. The test part is every pair that was not clicked, with a fresh draw of its true
 relevance.
 """
 

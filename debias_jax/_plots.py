@@ -124,5 +124,5 @@ def _exposure(path: pathlib.Path, scored: Sequence[Scored], dataset: Dataset) ->
         )
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    figure.suptitle(f"{dataset.name}: one point a pair; PCC is the mean over users")
+    figure.suptitle(f"{dataset.name}: pairs of the first seed; PCC is the mean over users and seeds")
     figure.savefig(path)
