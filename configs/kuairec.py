@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/kuairec.py:mf --workdir=runs/kuairec_mf
 
 ``mean_logit`` has AUC .8281, NDCG@50 .6547, recall@50 .7070 (``kuairec.py:mean_logit``, no seed in it); the others have
-not been tuned. Protocol ``badr`` at k = 50 (users without a positive count, see docs/protocols.md). The methods that read labels of
-shown pairs are meant here: mean_logit, mf, ips, snips. The doubly robust family is to come.
+not been tuned. Protocol ``badr`` at k = 50 (users without a positive count, see docs/protocols.md). The methods that
+read labels of shown pairs are meant here: mean_logit, mf, ips, snips. The doubly robust family is to come.
 """
 
 from debias_jax import experiment

@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/synthetic.py:demo --workdir=runs/demo
     python launch/train.py --config=configs/synthetic.py:biif --workdir=runs/biif
 
-``make demo`` runs the first line; its table stands in docs/results.md. The test part is every pair that was not clicked, with a fresh draw of its true
-relevance.
+``make demo`` runs the first line; its table stands in docs/results.md. The test part is every pair that was not
+clicked, with a fresh draw of its true relevance.
 """
 
 from debias_jax import experiment
