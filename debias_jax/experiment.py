@@ -199,10 +199,10 @@ def _score(
         for number in range(n_runs):
             state = jax.tree.map(lambda x, number=number: x[number], states)
             scores = jax.device_get(one(state, judge.eval_set))
-            if not bool(scores.finite):
-                raise DivergedError(
-                    f"{name}: run {number} scores a test pair with a value that is not finite"
-                )
+            try:
+                evaluation.check_finite(scores)
+            except DivergedError as error:
+                raise DivergedError(f"{name}, run {number}, test part: {error}") from error
             evaluations.append(scores)
     if dataset.truth is not None and method.exposure is not None:
         train = training.train_data(dataset)
