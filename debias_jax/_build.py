@@ -4,12 +4,14 @@ import functools
 import inspect
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import data, methods, models
+from debias_jax import _complete, data, methods, models
 from debias_jax._config import choose
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError, nearest
@@ -20,6 +22,7 @@ DATASETS = {
     "coat_fixed_split": data.coat.load_fixed_split,
     "kuairec": data.kuairec.load,
     "ml_100k": data.movielens.load_100k,
+    "ml_100k_sim": _complete.load_ml_100k_sim,
     "own": data.frame.read,
     "synthetic": None,
     "yahoo_r3": data.yahoo_r3.load,
@@ -31,6 +34,7 @@ FOLDERS = {
     "coat_fixed_split": "coat",
     "kuairec": "kuairec",
     "ml_100k": "ml-100k",
+    "ml_100k_sim": "ml-100k",
     "yahoo_r3": "yahoo-r3",
 }
 """Where each dataset lies below ``DEBIAS_DATA_DIR``."""
@@ -54,11 +58,44 @@ def random_test_then_biif(
     return dataset.replace(probably_exposed=data.splits.probably_exposed(dataset.train))
 
 
+def subsample(dataset: Dataset, *, fraction: float, seed: int = 2024) -> Dataset:
+    """A random part of the training rows, for studies of sparsity; validation and test stay.
+
+    What is dropped counts as not observed, also for propensities that are fitted.
+
+    Args:
+        dataset: with the parts that it came with.
+        fraction: share of the training rows to keep, in (0, 1]; the count is rounded down.
+        seed: of the draw, the same for all runs; the parts of one seed are nested.
+
+    Source:
+        BADR, its study of sparsity: fractions .8, .6, .4 and .2, one draw (seed 2024) for all training seeds.
+    """
+    train = data.splits.subsample(dataset.train, fraction=fraction, seed=seed)
+    note = f"training rows: {fraction:.0%} of {len(dataset.train):,}, drawn at random with seed {seed}"
+    return dataset.replace(train=train, notes=(*dataset.notes, note))
+
+
+class Split(NamedTuple):
+    """A split: ``function(dataset, **options) -> dataset``, and the parts that it takes out of the training log."""
+
+    function: Callable[..., Dataset]
+    parts: tuple[str, ...]
+
+
 SPLITS = {
-    "biif": data.splits.biif,
-    "random": data.splits.random_split,
-    "random_test_then_biif": random_test_then_biif,
+    "biif": Split(data.splits.biif, ("validation",)),
+    "random": Split(data.splits.random_split, ("validation", "test")),
+    "random_test_then_biif": Split(random_test_then_biif, ("validation", "test")),
+    "subsample": Split(subsample, ()),
 }
+"""Splits by ``config.data.split.name``."""
+
+
+def parts_of_log(config: ConfigDict) -> tuple[str, ...]:
+    """The parts that the split of the config took out of the training log; others came with the dataset."""
+    name = config.data.split.get("name")
+    return SPLITS[name].parts if name else ()
 
 
 def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
@@ -95,8 +132,8 @@ def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
         }
     split = dict(settings.split)
     if split:
-        splitter = choose("split", split.pop("name", ""), SPLITS)
-        dataset = _call(functools.partial(splitter, dataset), split, "data.split")
+        chosen = choose("split", split.pop("name", ""), SPLITS)
+        dataset = _call(functools.partial(chosen.function, dataset), split, "data.split")
     return dataset, data.summarise(dataset, **dropped)
 
 
@@ -113,7 +150,72 @@ def _call(function, options: Mapping[str, Any], where: str):
     return function(**options)
 
 
-def build_method(config: ConfigDict, entry: Mapping[str, Any], *, n_users: int, n_items: int) -> Method:
+def _mf(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
+    if settings["features"]:
+        raise ConfigError("model.features=True: mf reads no features; take model.name='two_tower'")
+    return models.mf(
+        n_users, n_items, dim=settings["dim"], bias=settings["bias"], init_scale=settings["init_scale"]
+    )
+
+
+def _two_tower(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
+    if settings["features"] and all(table is None for table in features.values()):
+        raise ConfigError(
+            "model.features=True, and the dataset has no features of users or items; set model.features=False"
+        )
+    return models.two_tower(
+        n_users,
+        n_items,
+        **(features if settings["features"] else {}),
+        **{name: settings[name] for name in ("dim", "hidden", "ids", "bias", "init_scale")},
+    )
+
+
+MODELS = {"mf": _mf, "two_tower": _two_tower}
+"""Models of pairs by ``config.model.name``."""
+
+
+def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.model`` with what a variant sets for itself.
+
+    Raises:
+        ConfigError: the variant sets a key that there is not, or the model is unknown.
+    """
+    settings = {**config.model, **entry.get("model", {})}
+    for name in settings:
+        if name not in config.model:
+            raise ConfigError(f"unknown key model.{name}; {nearest(name, config.model)}")
+    choose("model", settings["name"], MODELS)
+    return settings
+
+
+def build_for(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset) -> Method:
+    """``build_method`` with the sizes and the features of a dataset."""
+    return build_method(
+        config,
+        entry,
+        n_users=dataset.n_users,
+        n_items=dataset.n_items,
+        user_features=dataset.user_features,
+        item_features=dataset.item_features,
+    )
+
+
+def default_hparams(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, float]:
+    """Name and default of every hyperparameter of a variant's method, for which no dataset is needed."""
+    row = np.zeros((1, 1), np.float32)
+    return build_method(config, entry, n_users=1, n_items=1, user_features=row, item_features=row).hparams
+
+
+def build_method(
+    config: ConfigDict,
+    entry: Mapping[str, Any],
+    *,
+    n_users: int,
+    n_items: int,
+    user_features: np.ndarray | None = None,
+    item_features: np.ndarray | None = None,
+) -> Method:
     """The method of one variant, with the models that its function asks for by argument name.
 
     Args:
@@ -121,35 +223,64 @@ def build_method(config: ConfigDict, entry: Mapping[str, Any], *, n_users: int, 
         entry: one entry of ``config.variants``.
         n_users: size of the user vocabulary.
         n_items: size of the item vocabulary.
+        user_features: ``[n_users, d]``, read where ``model.features`` is set.
+        item_features: ``[n_items, d]``, likewise.
 
     Raises:
-        ConfigError: a name or an option is unknown.
+        ConfigError: a name or an option is unknown, or the model does not fit the method or the data.
     """
     factory = choose("method", entry["method"], {name: getattr(methods, name) for name in methods.__all__})
-    choose("model", config.model.name, {"mf": models.mf})
-    given: dict[str, Any] = {
-        "model": lambda: models.mf(
+    settings = model_settings(config, entry)
+
+    def pairwise(**changes) -> models.Model:
+        return MODELS[settings["name"]](
             n_users,
             n_items,
-            dim=config.model.dim,
-            bias=config.model.bias,
-            init_scale=config.model.init_scale,
+            {**settings, **changes},
+            user_features=user_features,
+            item_features=item_features,
+        )
+
+    given: dict[str, Any] = {
+        "model": pairwise,
+        "imputation_model": pairwise,
+        "biased_model": functools.partial(pairwise, bias=True),
+        "exposure_model": lambda: models.biif_exposure(n_users, dim=settings["dim"]),
+        "propensity_model": lambda: models.additive_logistic(
+            n_users, n_items, dim=settings["dim"] if settings["propensity_factors"] else None
         ),
-        "exposure_model": lambda: models.biif_exposure(n_users, dim=config.model.dim),
-        "propensity_model": lambda: models.additive_logistic(n_users, n_items),
+        "multitask_model": lambda: models.mmoe(n_users, n_items, dim=settings["dim"]),
         "item_vectors": lambda: models.item_vectors,
+        "user_vectors": lambda: models.user_vectors,
         "batch_size": lambda: config.train.batch_size,
     }
     options = dict(entry["options"])
-    parameters = inspect.signature(factory).parameters
+    parameters = argument_names(factory)
     for name in options:
         if name not in parameters or name in given:
             raise ConfigError(f"unknown option {name!r} of {entry['method']}; {nearest(name, parameters)}")
+    for name in ("user_vectors", "item_vectors"):
+        if name in parameters and settings["name"] != "mf":
+            raise ConfigError(
+                f"{entry['method']} shares the vectors of mf; set model.name='mf', not {settings['name']!r}"
+            )
     arguments = {name: make() for name, make in given.items() if name in parameters} | options
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{entry['method']}: {error}") from error
+
+
+def argument_names(factory) -> list[str]:
+    """Names that a method's function takes, those of a ``**settings: Unpack[...]`` included."""
+    names: list[str] = []
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (settings,) = typing.get_args(parameter.annotation)
+            names.extend(settings.__annotations__)
+        else:
+            names.append(parameter.name)
+    return names
 
 
 def check_labels(name: str, entry: Mapping[str, Any], dataset: Dataset) -> None:

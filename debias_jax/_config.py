@@ -8,6 +8,9 @@ from ml_collections import ConfigDict, config_dict
 
 from debias_jax.errors import ConfigError, nearest
 
+_RATES = ("lr", "imputation_lr", "propensity_lr")
+_DECAYS = ("weight_decay", "imputation_weight_decay", "propensity_weight_decay")
+
 
 def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
     """``table[name]``, or a ``ConfigError`` with the nearest valid name."""
@@ -40,12 +43,19 @@ def base_config() -> ConfigDict:
     config.model.dim = 50
     config.model.bias = False
     config.model.init_scale = 0.1
+    # Of the two-tower model: hidden layers, and whether the towers read ids and the features of the dataset.
+    config.model.hidden = (64,)
+    config.model.ids = True
+    config.model.features = False
+    # The released parametrisation of the propensity model: factors of ``dim`` and a linear layer, not two offsets.
+    config.model.propensity_factors = False
 
     config.protocol = ConfigDict()
     config.protocol.validation = "snips"
     config.protocol.test = "strict"
     config.protocol.monitor = "snips_dcg@3"
     config.protocol.metrics = ()
+    config.protocol.validation_metrics = ()
     config.protocol.headline = "ndcg@5"
 
     config.train = ConfigDict()
@@ -53,21 +63,45 @@ def base_config() -> ConfigDict:
     config.train.batch_size = 1024
     config.train.eval_every = 10
     config.train.patience = 0
+    # Stops on a training log, as released programs do: "observed_loss", say; "" for never. See training.early_stop.
+    config.train.plateau = ConfigDict({"log": "", "tolerance": 1e-4, "patience": 7})
     config.train.restore = "last"
+    # Seconds between checkpoints; 0 to save with every evaluation. Where epochs are short, saving costs more than they.
+    config.train.save_seconds = 0.0
     config.train.strategy = "auto"
     # Unset: each variant's own (tuned) value. A value given here holds for every variant of the run.
     config.train.lr = config_dict.placeholder(float)
     config.train.weight_decay = config_dict.placeholder(float)
+
+    config.tune = ConfigDict()
+    config.tune.trials = 30
+    config.tune.batch = 6
+    config.tune.seed = 0
+    config.tune.prune = True
+    # What is searched, by hyperparameter: ("log", low, high), ("uniform", low, high) or ("choice", (value, ...)).
+    # "default" holds for every method that has the name; an entry of a variant, or else of its method, comes on top.
+    config.tune.space = ConfigDict({"default": dict.fromkeys(_RATES, ("log", 3e-4, 1e-1))})
+    config.tune.space.default.update(dict.fromkeys(_DECAYS, ("log", 1e-7, 1e-1)))
+    config.tune.space.default.pseudo_count = ("log", 0.1, 100.0)
+    # Settings to begin with (published ones, say), by variant or method: a list of dicts.
+    config.tune.first = ConfigDict()
     config.tensorboard = False
     return config.lock()
 
 
-def variant(method: str, *, options: dict[str, Any] | None = None, **hparams: float) -> ConfigDict:
+def variant(
+    method: str,
+    *,
+    options: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    **hparams: float,
+) -> ConfigDict:
     """A method with its options and hyperparameters, as an entry of ``config.variants``.
 
     Args:
         method: a name of ``debias_jax.methods``.
         options: keyword arguments of the method's function.
+        model: what differs from ``config.model`` for this variant.
         **hparams: numeric hyperparameters.
 
     Returns:
@@ -77,6 +111,7 @@ def variant(method: str, *, options: dict[str, Any] | None = None, **hparams: fl
         {
             "method": method,
             "options": options or {},
+            "model": model or {},
             "hparams": {name: float(value) for name, value in hparams.items()},
         }
     )
@@ -121,11 +156,16 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
         ConfigError: it is not one.
     """
     config = base_config()
-    missing = [name for name in config if not isinstance(values, Mapping) or name not in values]
+    # Workdirs of before there was a search have no section for it.
+    required = [name for name in config if name != "tune"]
+    missing = [name for name in required if not isinstance(values, Mapping) or name not in values]
     if missing:
         raise ConfigError(f"this is no config of an experiment: {', '.join(missing)} missing")
     with config.unlocked():
         config.update(ConfigDict(dict(values)))
         config.methods = tuple(values["methods"])
         config.seeds = tuple(values["seeds"])
+        if "tune" in values:
+            # An update would bring back the ranges that the written config did without.
+            config.tune.space = ConfigDict(values["tune"]["space"])
     return config

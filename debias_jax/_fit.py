@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, data, metrics, training
-from debias_jax._build import build_method, check_labels
+from debias_jax import data, metrics, training
+from debias_jax._build import build_for, check_labels, model_settings, parts_of_log
 from debias_jax._config import choose
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError, nearest
-from debias_jax.methods.base import Method
-from debias_jax.training import checkpoint, evaluation, writers
+from debias_jax.methods.base import Method, TrainData
+from debias_jax.training import checkpoint, early_stop, evaluation, writers
 
 
 class Judge(NamedTuple):
@@ -25,17 +25,23 @@ class Judge(NamedTuple):
     eval_set: evaluation.EvalSet
 
 
-def make_judge(config: ConfigDict, dataset: Dataset, part: str, name: str | None = None) -> Judge | None:
-    """The judge of the validation or test part, None where the dataset has no such part."""
+def make_judge(
+    config: ConfigDict, dataset: Dataset, part: str, protocol: str | metrics.EvalProtocol | None = None
+) -> Judge | None:
+    """The judge of the validation or test part, None where the dataset has no such part.
+
+    ``protocol`` is a name or a protocol of one's own; by default that of the config.
+    """
     held_out = getattr(dataset, part)
     if held_out is None:
         return None
-    protocol = choose("protocol", name or config.protocol[part], metrics.PROTOCOLS)
-    if part == "test" and config.protocol.metrics:
-        protocol = protocol.with_metrics(*config.protocol.metrics)
+    if not isinstance(protocol, metrics.EvalProtocol):
+        protocol = choose("protocol", protocol or config.protocol[part], metrics.PROTOCOLS)
+        measured = config.protocol["metrics" if part == "test" else "validation_metrics"]
+        protocol = protocol.with_metrics(*measured) if measured else protocol
     popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
     log = dataset.train
-    if part == "test" and dataset.validation is not None and config.data.split.get("name"):
+    if part == "test" and dataset.validation is not None and "validation" in parts_of_log(config):
         # Eligibility and masking are properties of the whole log, not of how it was split for tuning. A validation
         # part that came with the dataset is no part of the log.
         log = data.concatenate(log, dataset.validation)
@@ -70,7 +76,7 @@ def _validation_settings(config: ConfigDict, method: Method, judge: Judge | None
     }
 
 
-def _digest(dataset: Dataset) -> str:
+def _digest(dataset: Dataset, *, features: bool) -> str:
     """A fingerprint of what is learnt from, so that a checkpoint of other data is refused."""
     digest = hashlib.sha256()
     for part in (dataset.train, dataset.validation, dataset.probably_exposed):
@@ -78,23 +84,45 @@ def _digest(dataset: Dataset) -> str:
             for column in (part.users, part.items, part.labels, part.propensities):
                 if column is not None:
                     digest.update(np.ascontiguousarray(column).tobytes())
+    for table in (dataset.user_features, dataset.item_features) if features else ():
+        if table is not None:
+            digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, runs) -> dict:
+def fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, runs) -> dict[str, Any]:
     """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow."""
+    model = model_settings(config, entry)
     train = {name: config.train[name] for name in ("batch_size", "eval_every", "patience")}
+    if config.train.plateau.log:
+        train["plateau"] = dict(config.train.plateau)
     return writers.jsonable(
         {
-            "data": _digest(dataset),
+            "data": _digest(dataset, features=model["features"]),
             "method": entry["method"],
             "options": dict(entry["options"]),
-            "model": _config.to_dict(config.model),
+            "model": model,
             "validation": [config.protocol.validation, config.protocol.monitor],
             "train": train,
             "runs": runs,
         }
     )
+
+
+class Task(NamedTuple):
+    """What all fits of a variant share; fits of equally many runs that are given one task compile once."""
+
+    method: Method
+    data: TrainData
+    settings: dict[str, Any]
+
+
+def make_task(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, *, label: str) -> Task:
+    """The method of a variant, the training data on the device, and how validation is read."""
+    check_labels(label, entry, dataset)
+    method = build_for(config, entry, dataset)
+    settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
+    return Task(method, training.train_data(dataset), settings)
 
 
 def fit(
@@ -107,22 +135,23 @@ def fit(
     runs: list[dict[str, Any]],
     on_accept: Callable[[bool], None],
     on_nonfinite: str = "raise",
+    task: Task | None = None,
+    keep: Callable[[list[dict[str, Any]]], Any] | None = None,
 ) -> tuple[Method, training.FitResult]:
     """Fits the runs (dicts of ``seed`` and hyperparameters) of one variant, resumably, with logs and a bar.
 
     ``on_accept(resumed)`` is called once the folder is locked and its checkpoint, if any, is known to be of this
-    very configuration: only then may records in it be written.
+    very configuration: only then may records in it be written. ``keep`` is that of ``training.fit_many``.
     """
-    check_labels(label, entry, dataset)
-    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+    method, train, settings = task or make_task(config, entry, dataset, label=label)
     keys = jnp.stack([training.run_key(run["seed"]) for run in runs])
     names = [name for name in runs[0] if name != "seed"]
     hparams = {name: np.asarray([run[name] for run in runs], np.float32) for name in names}
-    settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(config, entry, dataset, runs)
     with (
-        checkpoint.Checkpointer(folder / "checkpoints", fingerprint=fingerprint) as saver,
+        checkpoint.Checkpointer(
+            folder / "checkpoints", fingerprint=fingerprint(config, entry, dataset, runs)
+        ) as saver,
         writers.JsonlWriter(folder / "metrics.jsonl") as log,
         writers.ProgressBar(config.train.epochs, label) as bar,
     ):
@@ -154,16 +183,19 @@ def fit(
         try:
             result = training.fit_many(
                 method,
-                training.train_data(dataset),
+                train,
                 keys,
                 hparams,
                 epochs=config.train.epochs,
                 eval_every=config.train.eval_every,
+                plateau=early_stop.Plateau(**config.train.plateau) if config.train.plateau.log else None,
                 strategy=config.train.strategy,
                 checkpointer=saver,
+                save_seconds=config.train.save_seconds,
                 on_epoch=on_epoch,
                 on_resume=on_resume,
                 on_nonfinite=on_nonfinite,
+                keep=keep,
                 **settings,
             )
         except DivergedError as error:
@@ -185,10 +217,10 @@ def load(
     """
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} holds no checkpoint of {label}; train first with launch/train.py")
-    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+    method = build_for(config, entry, dataset)
     settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
-    fingerprint = _fingerprint(config, entry, dataset, runs)
-    with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=fingerprint) as saver:
+    own = fingerprint(config, entry, dataset, runs)
+    with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=own) as saver:
         result, done, active = training.load_many(
             method,
             training.train_data(dataset),

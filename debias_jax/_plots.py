@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,73 @@ def save_all(
     monitor: str,
 ) -> None:
     """Writes every plot that the results allow into ``folder``."""
+    if not _ready(folder):
+        return
+    curves(
+        folder / "learning_curves.png",
+        scored,
+        {"loss": "training loss (own scale)", monitor: f"validation {monitor}"},
+    )
+    if len(scored) > 1:
+        compare(folder / "comparison.png", scored, comparison)
+    if dataset.truth is not None and any(one.exposure is not None for one in scored):
+        _exposure(folder / "exposure.png", scored, dataset)
+
+
+def save_settings(
+    path: pathlib.Path,
+    series: Mapping[str, Mapping[float, Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> None:
+    """Draws one metric over a setting (log scale), mean and sd over seeds.
+
+    Args:
+        path: the file.
+        series: variant -> setting -> the metric in each run.
+        xlabel: the setting.
+        ylabel: the metric.
+        title: of the figure.
+    """
+    figure, (axis,) = _figure(1, width=5.0)
+    for name, points in series.items():
+        means = [np.mean(values) for values in points.values()]
+        sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in points.values()]
+        axis.errorbar(list(points), means, yerr=sds, fmt="o-", capsize=3, label=name)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(path)
+
+
+def save_search(
+    folder: pathlib.Path, values: Mapping[str, Sequence[float | None]], *, monitor: str, title: str
+) -> None:
+    """Writes ``search.png``: the best value so far over the trials of each variant (None: no value)."""
+    if not _ready(folder):
+        return
+    figure, (axis,) = _figure(1, width=5.0)
+    for name, trials in values.items():
+        array = np.asarray([np.nan if value is None else value for value in trials], np.float64)
+        axis.step(np.arange(1, array.size + 1), np.fmax.accumulate(array), where="post", label=name)
+    axis.set(xlabel="trials", ylabel=f"best validation {monitor}", title=title)
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(folder / "search.png")
+
+
+def _ready(folder: pathlib.Path) -> bool:
+    """Whether plots can be drawn; makes their folder."""
     try:
         matplotlib = require_extra("matplotlib", "plot")
     except MissingExtraError as error:
         logging.getLogger(__name__).warning("no plots: %s", error)
-        return
+        return False
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    _learning_curves(folder / "learning_curves.png", scored, monitor)
-    if len(scored) > 1:
-        _comparison(folder / "comparison.png", scored, comparison)
-    if dataset.truth is not None and any(one.exposure is not None for one in scored):
-        _exposure(folder / "exposure.png", scored, dataset)
+    return True
 
 
 def _figure(columns: int, rows: int = 1, *, width: float = 4.2, height: float = 3.4):
@@ -49,8 +104,15 @@ def _series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, n
     return np.asarray([row["epoch"] for row in rows]), np.asarray(values, np.float64)
 
 
-def _learning_curves(path: pathlib.Path, scored: Sequence[Scored], monitor: str) -> None:
-    names = [name for name in ("loss", monitor) if any(name in row for one in scored for row in one.history)]
+def curves(path: pathlib.Path, scored: Sequence[Scored], labels: Mapping[str, str]) -> None:
+    """Draws logs over epochs, mean and sd over runs, a panel for each log that was kept.
+
+    Args:
+        path: the file.
+        scored: the variants, a curve each.
+        labels: name of a log -> label of its axis.
+    """
+    names = [name for name in labels if any(name in row for one in scored for row in one.history)]
     if not names:
         return
     figure, axes = _figure(len(names), width=5.0)
@@ -68,9 +130,7 @@ def _learning_curves(path: pathlib.Path, scored: Sequence[Scored], monitor: str)
             color = colors[number % len(colors)]
             axis.plot(epochs, mean, label=one.name, linewidth=1.5, color=color)
             axis.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
-        axis.set(
-            xlabel="epoch", ylabel="training loss (own scale)" if name == "loss" else f"validation {name}"
-        )
+        axis.set(xlabel="epoch", ylabel=labels[name])
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
@@ -79,7 +139,8 @@ def _learning_curves(path: pathlib.Path, scored: Sequence[Scored], monitor: str)
     figure.savefig(path)
 
 
-def _comparison(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[dict[str, Any]]) -> None:
+def compare(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[dict[str, Any]] = ()) -> None:
+    """Draws every metric's mean and sd, a panel a metric, a line a variant; with the baseline of a comparison."""
     names = [name for name in scored[0].metric_names() if scored[0].values().get(name)]
     if not names:
         return

@@ -1,165 +1,277 @@
-"""Published tables beside our own numbers, as a marked section of a Markdown page."""
+"""Published tables and figures beside our own numbers, as marked sections of a Markdown page.
 
-import json
+Every row is a run of its own in ``workdir/<setting>/<variant>``: what is finished is read back, what was cut is
+resumed, and a variant that joins the list later is trained alone.
+"""
+
+import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
+from ml_collections import ConfigDict
 
-from debias_jax import experiment
+from debias_jax import _figures, _markdown, experiment, metrics
 from debias_jax._config import choose
-from debias_jax._results import Scored, compare
-from debias_jax.errors import ConfigError, DataError
+from debias_jax._fit import make_judge
+from debias_jax._published import Figures, methods_of, metrics_of, published_values
+from debias_jax._results import Scored
+from debias_jax._rows import bounds, changed, run_rows
+from debias_jax.errors import ConfigError
+
+DATASETS = {
+    "coat": "Coat",
+    "kuairec": "KuaiRec",
+    "ml_100k_simulated": "MovieLens 100K, simulated",
+    "yahoo_r3": "Yahoo! R3",
+}
+"""How the datasets of published rows are written."""
+
+VARIANTS_OF = {name: "badr" for name in ("badr_released", "badr_detached", "badr_corrected")}
+"""Variants that stand beside the published row of another name."""
+
+
+class Setting(NamedTuple):
+    """One block of a table.
+
+    Attributes:
+        folder: of its runs, below the workdir; "" for the workdir itself.
+        title: over the block.
+        published: the settings of its published rows.
+        config: what it changes in the config, nested.
+    """
+
+    folder: str = ""
+    title: str = ""
+    published: Mapping[str, float] = {}
+    config: Mapping[str, Any] = {}
+
+
+class Table(NamedTuple):
+    """A published table.
+
+    Attributes:
+        source: paper and number.
+        published: the file of its rows, below ``docs/published``.
+        datasets: the dataset's own name -> its name in the rows.
+        settings: its blocks.
+        baseline: the variant that the others are compared with, "" for none.
+        limit: differences over so many published sd are marked.
+        digits: decimals.
+        bounds: whether floor, ceiling and the protocol ``strict`` are reported, and each metric has three columns.
+    """
+
+    source: str
+    published: str
+    datasets: Mapping[str, str]
+    settings: Sequence[Setting] = (Setting(),)
+    baseline: str = "mf"
+    limit: float = 3.0
+    digits: int = 4
+    bounds: bool = True
+
+
+def _rates(*sparsities: float) -> tuple[Setting, ...]:
+    rates = (0.8, 0.6, 0.4, 0.2)
+    return tuple(
+        Setting(
+            folder=f"rate_{rate:g}",
+            title=f"{rate:.0%} of the training pairs ({sparsity:g} % sparse)",
+            published={"sampling_rate": rate},
+            config={"data": {"split": {"name": "subsample", "fraction": rate, "seed": 2024}}},
+        )
+        for rate, sparsity in zip(rates, sparsities, strict=True)
+    )
+
 
 TABLES = {
-    "biif_table2": {
-        "published": "biif_table2.json",
-        "metrics": ("dcg@1", "dcg@2", "dcg@3", "map@1", "map@2", "map@3"),
-        "headline": "dcg@3",
-        "baseline": "mf",
-        "title": "Coat, protocol `cjmf` (Biif, Table 2)",
-    }
-}
-"""Tables by name: the file of published rows below ``docs/published``, and what is compared."""
-
-
-def published_values(path: pathlib.Path) -> dict[tuple[str, str], tuple[float, float]]:
-    """``{(method, metric): (mean, sd)}`` of a file of published rows.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    if not path.is_file():
-        raise DataError(f"the published figures are not at {path}; run from the root of the repository")
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {(row["method"], f"{row['metric']}@{row['k']}"): (row["value"], row["sd"]) for row in rows}
-
-
-def _cell(values: Sequence[float]) -> str:
-    sd = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{sd}"
-
-
-def markdown(table: str, scored: Sequence[Scored], published: dict, command: str) -> str:
-    """The section: published and ours for every metric, the difference in published sd, paired comparisons.
-
-    Args:
-        table: a name of ``TABLES``.
-        scored: our runs.
-        published: from ``published_values``.
-        command: the command that made the section.
-
-    Raises:
-        ConfigError: the table is unknown, or the runs do not measure what it compares.
-    """
-    spec = choose("table", table, TABLES)
-    for one in scored:
-        for metric in spec["metrics"]:
-            if metric not in one.values():
-                raise ConfigError(
-                    f"{table} compares {metric}, which {one.name} does not measure; "
-                    f"set config.protocol.metrics to {spec['metrics']}"
-                )
-    head = ["method", *spec["metrics"], f"difference in {spec['headline']}, published sd"]
-    lines = [
-        f"### {spec['title']}",
-        "",
-        f"`{command}`, seeds {', '.join(map(str, scored[0].seeds))}. First line of a method: ours, mean ± sd over "
-        "seeds; second line: published.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-    ]
-    for one in scored:
-        values = one.values()
-        theirs = published.get((one.name, spec["headline"]))
-        gap = "not published"
-        if theirs is not None:
-            sds = (np.mean(values[spec["headline"]]) - theirs[0]) / theirs[1]
-            gap = f"{sds:+.1f}" + (" **(over 2)**" if abs(sds) > 2 else "")
-        lines.append(
-            f"| **{one.name}** | " + " | ".join(_cell(values[m]) for m in spec["metrics"]) + f" | {gap} |"
-        )
-        if theirs is not None:
-            cells = [published[one.name, metric] for metric in spec["metrics"]]
-            lines.append(
-                "| published | " + " | ".join(f"{mean:.3f} ± {sd:.3f}" for mean, sd in cells) + " | |"
+    "biif_table2": Table(
+        source="Biif, Table 2",
+        published="biif_table2.json",
+        datasets={"coat": "coat"},
+        limit=2.0,
+        digits=3,
+        bounds=False,
+    ),
+    "badr_table3": Table(
+        source="BADR, Table 3",
+        published="badr_table3.json",
+        datasets={name: name for name in ("coat", "kuairec", "yahoo_r3")},
+    ),
+    "badr_table4": Table(
+        source="BADR, Table 4",
+        published="badr_table4.json",
+        datasets={"yahoo_r3": "yahoo_r3"},
+        settings=_rates(98.38, 98.79, 99.19, 99.60),
+        baseline="",
+    ),
+    "badr_table5": Table(
+        source="BADR, Table 5",
+        published="badr_table5.json",
+        datasets={"kuairec": "kuairec"},
+        settings=_rates(96.57, 97.43, 98.29, 99.14),
+        baseline="",
+    ),
+    "badr_table6": Table(
+        source="BADR, Table 6",
+        published="badr_table6.json",
+        datasets={"ml_100k_sim": "ml_100k_simulated"},
+        settings=tuple(
+            Setting(
+                folder=f"decay_{decay:g}",
+                title=f"propensity decay {decay:g} (density {density:.2f} % as printed)",
+                published={"density_percent": density},
+                config={"data": {"options": {"decay": decay}}},
             )
-    rows = compare(scored, baseline=spec["baseline"], metric=spec["headline"])
-    lines += [
-        "",
-        f"Against `{spec['baseline']}` on {spec['headline']} (paired bootstrap over users, seeds averaged; paired "
-        "t-test over seeds):",
-        "",
-        "| method | difference | 95 % interval | p (users) | p (seeds) |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['variant']} | {row['difference']:+.3f} | [{row['low']:+.3f}, {row['high']:+.3f}] | "
-        f"{row['p_users']:.4f} | {'-' if row['p_seeds'] is None else format(row['p_seeds'], '.4f')} |"
-        for row in rows
-    ]
-    settings = [
-        f"| {one.name} | "
-        + ", ".join(f"{name} {value:g}" for name, value in sorted(one.hparams.items()))
-        + " |"
-        for one in scored
-    ]
-    lines += ["", "| method | hyperparameters |", "|---|---|", *settings]
-    return "\n".join(lines)
+            for decay, density in ((0.5, 10.0), (0.58, 15.11))
+        ),
+        baseline="",
+    ),
+}
+"""Published tables by name."""
 
-
-def _section(page: pathlib.Path, name: str) -> tuple[str, str]:
-    """The page up to a section's begin marker, and the page from its end marker.
-
-    Raises:
-        DataError: the page or the markers are missing.
-    """
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise DataError(f"{page} has no section {begin} ... {end} to write into; add these two lines to it")
-    return before + begin, end + after
-
-
-def replace_section(page: pathlib.Path, name: str, text: str) -> None:
-    """Puts ``text`` between the page's markers ``<!-- begin name -->`` and ``<!-- end name -->``.
-
-    Raises:
-        DataError: the page or the markers are missing.
-    """
-    before, after = _section(page, name)
-    page.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
+FIGURES = "badr_figures"
+"""Figures 1-4 of BADR; see ``_figures``."""
 
 
 def reproduce(
-    table: str, config: Any, workdir: str, *, command: str, docs: str = "docs", section: str | None = None
+    table: str,
+    config: ConfigDict,
+    workdir: str,
+    *,
+    command: str,
+    docs: str = "docs",
+    section: str | None = None,
 ) -> str:
     """Runs the config (or reads its finished workdir) and writes the table's section of ``docs/results.md``.
 
     Args:
-        table: a name of ``TABLES``.
-        config: the experiment.
+        table: a name of ``TABLES``, or ``FIGURES``.
+        config: the experiment; its dataset chooses the columns of a table of several.
         workdir: its folder.
         command: the command to print in the section.
-        docs: folder of ``results.md`` and ``published/``.
-        section: name of the section; default the table's.
+        docs: folder of ``results.md``, ``published/`` and ``figures/``.
+        section: name of the section; default the table's, with the dataset for a table of several.
 
     Returns:
         The section.
 
     Raises:
-        ConfigError: the table is unknown, or the runs do not measure what it compares.
+        ConfigError: the table is unknown or not of this dataset, or the runs do not measure what it compares.
         DataError: the published figures, the page or its section are missing; nothing is trained then.
     """
-    spec = choose("table", table, TABLES)
-    published = published_values(pathlib.Path(docs) / "published" / spec["published"])
+    choose("table", table, {**TABLES, FIGURES: None})
+    dataset, _ = experiment.load_dataset(config)
     page = pathlib.Path(docs) / "results.md"
-    _section(page, section or table)
-    scored = experiment.run_scored(config, workdir)
-    text = markdown(table, scored, published, command)
-    replace_section(page, section or table, text)
+    if table == FIGURES:
+        section = section or f"{table}_{dataset.name}"
+        _markdown.cut_at_section(page, section)
+        text = _figures.draw(config, pathlib.Path(workdir), dataset, command, pathlib.Path(docs) / "figures")
+    else:
+        spec = TABLES[table]
+        name = choose(f"dataset of {table}", dataset.name, spec.datasets)
+        section = section or (table if len(spec.datasets) == 1 else f"{table}_{name}")
+        _markdown.cut_at_section(page, section)
+        published = [
+            published_values(
+                pathlib.Path(docs) / "published" / spec.published, dataset=name, settings=setting.published
+            )
+            for setting in spec.settings
+        ]
+        text = _table(table, spec, config, pathlib.Path(workdir), command, DATASETS[name], published)
+    _markdown.replace_section(page, section, text)
     return text
+
+
+def _table(
+    table: str,
+    spec: Table,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    command: str,
+    title: str,
+    published: Sequence[Figures],
+) -> str:
+    """The section of a table, block by block."""
+    names = metrics_of(published[0])
+    protocol = choose("protocol", config.protocol.test, metrics.PROTOCOLS)
+    missing = [name for name in names if name not in (config.protocol.metrics or protocol.metrics)]
+    if missing:
+        raise ConfigError(
+            f"{table} compares {', '.join(missing)}, which the runs do not measure; "
+            f"set config.protocol.metrics to {tuple(names)}"
+        )
+    lines = [
+        f"### {title}, protocol `{protocol.name}` ({spec.source})",
+        "",
+        _legend(spec, config, command),
+        "",
+    ]
+    scored: list[Scored] = []
+    for setting, figures in zip(spec.settings, published, strict=True):
+        own = changed(config, setting.config)
+        scored = run_rows(own, workdir / setting.folder)
+        lines += [f"#### {setting.title}", ""] if setting.title else []
+        lines += _block(spec, own, workdir / setting.folder, scored, figures)
+    lines += [_one_row(command, spec), ""]
+    lines += _markdown.hyperparameters({one.name: one.hparams for one in scored})
+    return "\n".join(lines)
+
+
+def _one_row(command: str, spec: Table) -> str:
+    """How to get one row alone, with its settings below."""
+    one = re.sub(r"(--config=\S+?\.py:)\S+", r"\1METHOD", command)
+    if len(spec.settings) > 1:
+        return f"One row alone: `{one}`, which writes this section anew and leaves the other rows in DIR. Its settings:"
+    one = re.sub(r" --(table|section)=\S+", "", one).replace("launch/reproduce.py", "launch/train.py")
+    return f"One row alone: `{one.replace('--workdir=DIR', '--workdir=DIR/METHOD')}`. Its settings:"
+
+
+def _legend(spec: Table, config: ConfigDict, command: str) -> str:
+    text = f"`{command}`, seeds {', '.join(map(str, config.seeds))}. "
+    if not spec.bounds:
+        return text + "First line of a method: ours, mean ± sd over seeds; second line: published."
+    return (
+        text + "Mean ± sd over seeds; differences are in published sd, marked over "
+        f"{spec.limit:g}. `random` and `oracle` are random scores and the test labels, scored by the same evaluator."
+    )
+
+
+def _block(
+    spec: Table, config: ConfigDict, workdir: pathlib.Path, scored: list[Scored], published: Figures
+) -> list[str]:
+    """One block: the table, the protocol ``strict``, the comparison with the baseline."""
+    headline = config.protocol.headline
+    beside = dict(published)
+    for variant, method in VARIANTS_OF.items():
+        beside |= {(variant, name): published[own, name] for own, name in published if own == method}
+    style = {"limit": spec.limit, "digits": spec.digits}
+    if spec.bounds:
+        dataset, _ = experiment.load_dataset(config)
+        floor, ceiling = bounds(dataset, make_judge(config, dataset, "test"), config.seeds)
+        lines = _markdown.side_by_side([floor, *scored, ceiling], beside, **style)
+        strict = dataclasses.replace(
+            metrics.PROTOCOLS["strict"].with_metrics(*metrics_of(published)), short_lists="cut"
+        )
+        again = [
+            one
+            for name in config.methods
+            for one in experiment.evaluate_scored(workdir / name, protocol=strict)
+        ]
+        floor, ceiling = bounds(dataset, make_judge(config, dataset, "test", strict), config.seeds)
+        lines += [
+            "",
+            "The same trained states under protocol `strict` (users with a positive only; recall divides by min(k, "
+            "positives)):",
+            "",
+            *_markdown.ours([floor, *again, ceiling], digits=spec.digits),
+        ]
+    else:
+        lines = _markdown.two_lines(scored, beside, headline=headline, **style)
+    run = {VARIANTS_OF.get(name, name) for name in config.methods}
+    absent = [name for name in methods_of(published) if name not in run]
+    if spec.bounds and absent:
+        lines += ["", f"Published, not run here: {', '.join(absent)}."]
+    compared = _markdown.comparison(scored, baseline=spec.baseline, metric=headline, digits=spec.digits)
+    return [*lines, "", *compared, *([""] if compared else [])]

@@ -235,10 +235,8 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
     return "\n".join(text)
 
 
-def sweep_rows(
-    fitted, points: Sequence[dict[str, float]], *, n_seeds: int, monitor: str, restore: str
-) -> list[dict]:
-    """A row for each point of a grid, best mean validation score first; runs that diverged have no score.
+def validation_scores(fitted, *, n_seeds: int, monitor: str, restore: str) -> np.ndarray:
+    """``[settings, seeds]`` scores of the runs of a fit, NaN for those that diverged.
 
     The score is the monitored metric at the state that would be kept: the best epoch with ``restore="best"``, the
     last one otherwise.
@@ -248,7 +246,14 @@ def sweep_rows(
     else:
         last = fitted.history[-1][monitor]
         scores = np.asarray([np.nan if value is None else value for value in last], np.float64)
-    scores = np.where(np.isfinite(scores) & ~fitted.diverged, scores, np.nan).reshape(len(points), n_seeds)
+    return np.where(np.isfinite(scores) & ~fitted.diverged, scores, np.nan).reshape(-1, n_seeds)
+
+
+def sweep_rows(
+    fitted, points: Sequence[dict[str, float]], *, n_seeds: int, monitor: str, restore: str
+) -> list[dict]:
+    """A row for each point of a grid, best mean validation score first; see ``validation_scores``."""
+    scores = validation_scores(fitted, n_seeds=n_seeds, monitor=monitor, restore=restore)
     rows = []
     for point, values in zip(points, scores, strict=True):
         sound = bool(np.isfinite(values).all())
@@ -272,6 +277,35 @@ def sweep_table(name: str, monitor: str, rows: Sequence[dict], seconds: float, n
         sd = "-" if row["sd"] is None else f"{row['sd']:.4f}"
         cells.append([mean, sd, *(f"{row['hparams'][key]:g}" for key in keys)])
     return f"{name}: {n_runs} runs in one program, {seconds:.1f} s; validation only\n{_columns(cells)}"
+
+
+def tune_table(results: Sequence[dict[str, Any]]) -> str:
+    """The text of a search: the best setting of each variant, and a ``TUNED`` to paste into a config."""
+    first = results[0]
+    cells = [["method", first["monitor"], "trials", "pruned", "diverged", "seconds", "best setting"]]
+    for one in results:
+        value = "-" if one["value"] is None else f"{one['value']:.4f}"
+        best = ", ".join(f"{name} {setting:.3g}" for name, setting in one["hparams"].items())
+        counts = [str(one[name]) for name in ("trials", "pruned", "diverged")]
+        cells.append([one["variant"], value, *counts, f"{one['seconds']:.1f}", best or "none finished"])
+    seeds = len(first["seeds"])
+    snippet = [
+        f'    "{one["variant"]}": {{'
+        + ", ".join(f'"{name}": {float(f"{value:.4g}")!r}' for name, value in one["hparams"].items())
+        + "},"
+        for one in results
+        if one["hparams"]
+    ]
+    return "\n".join(
+        [
+            f"{first['dataset']}: best trial, mean of {seeds} seed{'s' if seeds > 1 else ''}; validation only",
+            _columns(cells),
+            "",
+            "TUNED = {",
+            *snippet,
+            "}",
+        ]
+    )
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -1,9 +1,12 @@
-"""The implicit-feedback methods and their named variants, as the configs of all implicit datasets list them."""
+"""The methods and their named variants, as the configs of several datasets list them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from debias_jax import methods
+from debias_jax._build import argument_names
 from debias_jax._config import variant
 
 EXPOSURE_LEARNING = ("biif", "joint_opt", "alter_opt", "bi_opt2")
@@ -47,3 +50,156 @@ def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Con
         name: variant(method, options=options, **{**tuned.get(method, {}), **tuned.get(name, {}), **fixed})
         for name, (method, options, fixed) in (plain | named).items()
     }
+
+
+CVR_TABLE = (
+    "mf",
+    "ips",
+    "snips",
+    "dr_jl",
+    "mrdr",
+    "dr_bias",
+    "dr_mse",
+    "stable_dr",
+    "tdr_cl",
+    "dr_mse_gpl",
+    "d_dr",
+    "dce_tdr",
+    "cvib",
+    "dib",
+    "damf",
+    "multi_ips",
+    "multi_dr",
+    "escm2_ips",
+    "escm2_dr",
+    "ddpo",
+    "badr",
+)
+"""The methods of BADR's Table 3, in its order."""
+
+CVR = ("mean_logit", "mf_bias", *CVR_TABLE, "eib", "sndr", "dce_dr", "badr_mmoe")
+"""The methods of the conversion-rate family: Table 3 and what it leaves out."""
+
+CVR_ABLATION = (
+    "dr_jl",
+    "badr",
+    "badr_dr_jl",
+    "mrdr",
+    "badr_mrdr",
+    "dr_bias",
+    "badr_dr_bias",
+    "dr_mse",
+    "badr_dr_mse",
+)
+"""BADR's Figure 1: each imputation loss under the DR and under the BADR risk."""
+
+CVR_CONTROLS = ("mf", "dr_jl", "badr", "badr_detached", "badr_constant", "badr_frozen", "badr_zeros")
+"""What BADR's result rests on: propensities made constant, the imputation frozen at its start or replaced by zeros."""
+
+CVR_RELEASED = ("badr_released", "badr_released_constant", "badr_released_frozen", "badr_released_zeros")
+"""The program released with BADR, and the same controls of it."""
+
+RELEASED_BADR = {
+    "variant": "released",
+    "frame": "pairs",
+    "weighting": "batch",
+    "order": "prediction_first",
+    "imputed_errors": "released",
+    "propensity": "released",
+}
+"""The options that make ``methods.badr`` the program released with the paper."""
+
+
+def cvr_variants(
+    tuned: Mapping[str, Mapping[str, float]],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    released: Mapping[str, Any] | None = None,
+    released_hparams: Mapping[str, float] | None = None,
+) -> dict[str, ConfigDict]:
+    """Every variant of the conversion-rate family, each with the tuned hyperparameters of its method.
+
+    Args:
+        tuned: method or variant name -> hyperparameters; a variant without an entry takes its method's.
+        settings: options of the dataset, e.g. ``{"frame": "block", "ratio": 5}``; a method that does not have one is
+            built without it.
+        released: options of ``badr_released`` that depend on the dataset: ``ratio``, ``propensity_batch_size``.
+        released_hparams: the published hyperparameters of ``badr_released``.
+
+    Returns:
+        Variant name -> entry of ``config.variants``.
+    """
+    own = {
+        "mf": {"frame": "observed"},
+        "dib": {"frame": "observed"},
+        "mean_logit": {"feedback": "ratings"},
+    }
+    plain = {name: (name, own.get(name, {}), {}) for name in CVR}
+    badr = {
+        "badr_corrected": {"variant": "corrected"},
+        "badr_detached": {"variant": "detached"},
+        "badr_dr_jl": {"imputation": "dr_jl"},
+        "badr_mrdr": {"imputation": "mrdr"},
+        "badr_dr_bias": {"imputation": "dr_bias"},
+        "badr_dr_mse": {"imputation": "dr_mse"},
+        "badr_constant": {"propensity": "constant"},
+        "badr_zeros": {"imputation": "zeros"},
+    }
+    named = {name: ("badr", options, {}) for name, options in badr.items()}
+    named["badr_frozen"] = ("badr", {}, {"imputation_lr": 0.0})
+    table = {}
+    for name, (method, options, fixed) in (plain | named).items():
+        accepted = argument_names(getattr(methods, method))
+        shared = {key: value for key, value in (settings or {}).items() if key in accepted}
+        hparams = {**tuned.get(method, {}), **tuned.get(name, {}), **fixed}
+        table[name] = variant(method, options={**shared, **options}, **hparams)
+    original = {**RELEASED_BADR, **(released or {})}
+    at_paper_scale = {"init_scale": 1.0, "propensity_factors": True}
+    for name, options, fixed in (
+        ("badr_released", {}, {}),
+        ("badr_released_constant", {"propensity": "constant"}, {}),
+        ("badr_released_frozen", {}, {"imputation_lr": 0.0}),
+        ("badr_released_zeros", {"imputation": "zeros"}, {}),
+    ):
+        hparams = {**(released_hparams or {}), **fixed}
+        table[name] = variant("badr", options={**original, **options}, model=at_paper_scale, **hparams)
+    return table
+
+
+_WEIGHT = ("log", 1e-2, 10.0)
+_MIXTURE = ("choice", (0.0, 0.25, 0.5, 0.75, 1.0))
+_CALIBRATION = {"calibration_lr": ("log", 1e-3, 1e-1), "calibration_weight_decay": ("log", 1e-5, 1e-2)}
+_MULTITASK = {"ctr_weight": _WEIGHT, "ctcvr_weight": _WEIGHT, "propensity_lr": ("log", 1e-3, 1e-1)}
+
+CVR_SPACE = {
+    "default": {
+        "lr": ("log", 1e-3, 1e-1),
+        "imputation_lr": ("log", 1e-3, 1e-1),
+        "weight_decay": ("log", 1e-6, 1e-2),
+        "imputation_weight_decay": ("log", 1e-6, 1e-2),
+        "propensity_weight_decay": ("log", 1e-7, 1e-2),
+        "min_propensity": ("uniform", 0.02, 0.15),
+        "observed_weight": ("log", 0.5, 30.0),
+        "pseudo_count": ("log", 0.1, 100.0),
+    },
+    "dr_mse": {"bias_weight": _MIXTURE},
+    "dr_mse_gpl": {
+        "bias_weight": _MIXTURE,
+        "propensity_bias_weight": _MIXTURE,
+        "propensity_mse_weight": _WEIGHT,
+    },
+    "stable_dr": {"stabilization": ("log", 1e-1, 1e3), "joint_propensity_lr": ("log", 1e-4, 1e-1)},
+    "d_dr": {"variance_weight": ("log", 1e-3, 1.0)},
+    "dce_dr": _CALIBRATION,
+    "dce_tdr": _CALIBRATION,
+    "cvib": {"contrast_weight": _WEIGHT, "confidence_weight": ("log", 1e-5, 1.0)},
+    "dib": {"combined_weight": ("uniform", 0.0, 0.5), "biased_weight": ("log", 1e-3, 1e-1)},
+    "damf": {"adversary_lr": ("log", 1e-3, 1e-1), "discrepancy_weight": _WEIGHT},
+    "multi_ips": {name: _MULTITASK[name] for name in ("ctr_weight", "propensity_lr")},
+    "multi_dr": {name: _MULTITASK[name] for name in ("ctr_weight", "propensity_lr")},
+    "escm2_ips": _MULTITASK,
+    "escm2_dr": _MULTITASK,
+    "ddpo": _MULTITASK,
+    "badr_mmoe": {name: _MULTITASK[name] for name in ("ctr_weight", "ctcvr_weight")},
+}
+"""Search ranges: what methods share, and what single ones have on top."""

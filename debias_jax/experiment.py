@@ -4,6 +4,8 @@
 |---|---|
 | ``run`` | trains every variant of a config over its seeds, tests it once, writes the workdir |
 | ``sweep`` | trains a grid of numeric hyperparameters, scores it on validation only |
+| ``tune`` | searches hyperparameters with Optuna, on validation only |
+| ``apply_tuned`` | puts what a search found into a config |
 | ``evaluate`` | scores a finished workdir again |
 | ``recommend`` | answers from a workdir's bundle |
 | ``base_config``, ``variant``, ``select_variants``, ``implicit_variants`` | what ``configs/*.py`` are written with |
@@ -20,22 +22,50 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, _plots, _results, data, metrics, risks, sampling, serving, training
-from debias_jax._build import build_method, load_dataset, variant_hparams
+from debias_jax import _config, _plots, _results, _tune, data, metrics, sampling, serving, training
+from debias_jax._build import (
+    build_for,
+    build_method,
+    load_dataset,
+    model_settings,
+    parts_of_log,
+    variant_hparams,
+)
 from debias_jax._config import base_config, select_variants, variant
 from debias_jax._fit import Judge, fit, load, make_judge
-from debias_jax._variants import IMPLICIT, implicit_variants
+from debias_jax._score import score
+from debias_jax._tune import apply_tuned
+from debias_jax._variants import (
+    CVR,
+    CVR_ABLATION,
+    CVR_CONTROLS,
+    CVR_RELEASED,
+    CVR_SPACE,
+    CVR_TABLE,
+    IMPLICIT,
+    cvr_variants,
+    implicit_variants,
+)
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError, DivergedError, nearest
-from debias_jax.methods.base import Method, TrainState
-from debias_jax.training import evaluation, writers
+from debias_jax.errors import ConfigError, nearest
+from debias_jax.methods.base import TrainState
+from debias_jax.training import writers
 
 __all__ = [
+    "CVR",
+    "CVR_ABLATION",
+    "CVR_CONTROLS",
+    "CVR_RELEASED",
+    "CVR_SPACE",
+    "CVR_TABLE",
     "IMPLICIT",
     "Outcome",
+    "apply_tuned",
     "base_config",
     "build_method",
+    "cvr_variants",
     "evaluate",
+    "evaluate_scored",
     "implicit_variants",
     "load_dataset",
     "load_predictor",
@@ -45,6 +75,7 @@ __all__ = [
     "run_scored",
     "select_variants",
     "sweep",
+    "tune",
     "variant",
     "variant_hparams",
 ]
@@ -132,9 +163,11 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) 
     return Outcome([one.to_json() for one in scored], text)
 
 
-def run_scored(config: ConfigDict, workdir: str | os.PathLike) -> list[_results.Scored]:
+def run_scored(
+    config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False
+) -> list[_results.Scored]:
     """``run``, with the scores themselves (per user, per seed) as the result."""
-    return _run(config, workdir, quiet=False)[0]
+    return _run(config, workdir, quiet=quiet)[0]
 
 
 def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[dict[str, Any]]]:
@@ -169,7 +202,7 @@ def _run_variant(
     runs = _runs(config, entry, dataset)
     method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs, on_accept=on_accept)
     started = time.perf_counter()
-    scored = _score(config, name, entry, method, fitted.state, dataset, judge)
+    scored = score(config, name, entry, method, fitted.state, dataset, judge)
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     scored = scored._replace(seconds=seconds, history=fitted.history)
     np.savez(folder / "per_user.npz", **_results.per_user_arrays(scored))
@@ -181,72 +214,9 @@ def _run_variant(
 
 def _runs(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset) -> list[dict[str, Any]]:
     """The runs of a variant: each seed with the variant's hyperparameters."""
-    method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+    method = build_for(config, entry, dataset)
     hparams = variant_hparams(config, entry, method)
     return [{"seed": int(seed), **hparams} for seed in config.seeds]
-
-
-def _score(
-    config, name, entry, method: Method, states: TrainState, dataset: Dataset, judge
-) -> _results.Scored:
-    """Test metrics of each run of a stacked state."""
-    n_runs = states.step.shape[0]
-    evaluations, pcc, estimate = [], [], None
-    if judge is not None:
-        one = jax.jit(
-            lambda state, eval_set: evaluation.evaluate(judge.protocol, method.predict, state, eval_set)
-        )
-        for number in range(n_runs):
-            state = jax.tree.map(lambda x, number=number: x[number], states)
-            scores = jax.device_get(one(state, judge.eval_set))
-            try:
-                evaluation.check_finite(scores)
-            except DivergedError as error:
-                raise DivergedError(f"{name}, run {number}, test part: {error}") from error
-            evaluations.append(scores)
-    if dataset.truth is not None and method.exposure is not None:
-        train = training.train_data(dataset)
-        users = jnp.arange(dataset.n_users, dtype=jnp.int32)[:, None]
-        items = jnp.arange(dataset.n_items, dtype=jnp.int32)[None, :]
-        shape = (dataset.n_users, dataset.n_items)
-        truth = jnp.asarray(dataset.truth.exposure)
-        for number in range(n_runs):
-            state = jax.tree.map(lambda x, number=number: x[number], states)
-            pairs = (jnp.broadcast_to(users, shape), jnp.broadcast_to(items, shape))
-            exposure = method.exposure(state, train, *pairs)
-            pcc.append(float(metrics.pearson(exposure, truth)))
-            estimate = np.asarray(exposure) if estimate is None else estimate
-    return _results.Scored(
-        name=name,
-        dataset=dataset.name,
-        method=entry["method"],
-        options=dict(entry["options"]),
-        model=_config.to_dict(config.model),
-        protocol=None if judge is None else judge.protocol.to_dict(),
-        seeds=tuple(int(seed) for seed in config.seeds),
-        evaluations=evaluations,
-        pcc=pcc,
-        exposure=estimate,
-        hparams=variant_hparams(config, entry, method),
-        overlap=_overlap(entry, method, states, dataset),
-        seconds={"fit": 0.0, "evaluate": 0.0},
-        history=[],
-    )
-
-
-def _overlap(entry, method: Method, states: TrainState, dataset: Dataset) -> dict[str, float] | None:
-    """How far the inverse propensities of a weighting method stretch its training rows; the first run's."""
-    if entry["method"] not in ("ips", "snips"):
-        return None
-    if method.exposure is None:
-        propensity = jnp.asarray(dataset.train.propensities)
-    else:
-        train = training.train_data(dataset)
-        state = jax.tree.map(lambda x: x[0], states)
-        propensity = method.exposure(state, train, train.users, train.items)
-    floor = jnp.maximum(states.hparams["min_propensity"][0], 1e-12)
-    _, report = risks.clip_propensity(propensity, floor=floor)
-    return {name: float(value) for name, value in report._asdict().items()} | {"rows": len(dataset.train)}
 
 
 def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, folder: pathlib.Path) -> None:
@@ -257,11 +227,10 @@ def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, fo
     best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
     # What a user has seen is the whole log, also the rows that a split of ours held out of training.
     clicks = dataset.train.positives
-    split = config.data.split.get("name", "")
-    held_out = (dataset.validation if split else None, dataset.test if split.startswith("random") else None)
-    for part in held_out:
-        if part is not None:
-            clicks = data.concatenate(clicks, part.positives)
+    for part in parts_of_log(config):
+        if getattr(dataset, part) is not None:
+            clicks = data.concatenate(clicks, getattr(dataset, part).positives)
+    features = ("user_features", "item_features") if model_settings(config, entry)["features"] else ()
     pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
     serving.save_bundle(
         folder,
@@ -272,6 +241,7 @@ def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, fo
         seen=(np.asarray(pairs.indptr), np.asarray(pairs.items)),
         popularity=np.bincount(clicks.items, minlength=dataset.n_items).astype(np.float32),
         meta={"dataset": dataset.name, "seed": int(config.seeds[best])},
+        **{name: getattr(dataset, name) for name in features},
     )
 
 
@@ -315,7 +285,7 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
     results, text = [], []
     for name in config.methods:
         entry = config.variants[name]
-        method = build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items)
+        method = build_for(config, entry, dataset)
         base = variant_hparams(config, entry, method)
         for key in grid:
             if key not in base:
@@ -340,6 +310,33 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
         text.append(_results.sweep_table(name, config.protocol.monitor, rows, fitted.seconds, len(runs)))
     writers.write_json(folder / "sweep.json", results)
     return Outcome(results, "\n\n".join(text))
+
+
+def tune(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) -> Outcome:
+    """Searches the hyperparameters of every variant with Optuna, equally many trials for each; see ``config.tune``.
+
+    The test part is not read. A trial is the mean over ``config.seeds``; one that diverges is recorded as such. The
+    same call resumes, or does nothing more; with more ``config.tune.trials`` it goes on. Variants may be searched one
+    after the other into the same workdir: ``tuned.json`` holds all of them.
+
+    Args:
+        config: the experiment.
+        workdir: folder of the search.
+        quiet: whether to print nothing on the way.
+
+    Returns:
+        For each variant its best setting, as written to ``tuned.json``; and the text of all.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        ConfigError: the space does not fit, there is no validation part, or the workdir holds something else.
+        CheckpointError: the workdir holds a search of other data or settings, or a damaged one.
+    """
+    folder, dataset, _ = _prepare(config, workdir)
+    if (folder / "config.json").exists():
+        raise ConfigError(f"{folder} holds a run; give the search its own --workdir")
+    results = _tune.tune(config, folder, dataset, say=(lambda text: None) if quiet else print)
+    return Outcome(results, _results.tune_table(results))
 
 
 def _workdir_configs(workdir: str | os.PathLike) -> list[tuple[str, pathlib.Path, ConfigDict]]:
@@ -372,6 +369,22 @@ def evaluate(
         ConfigError: the folder is no workdir, or there is no test part.
         CheckpointError: no checkpoint, or one of other data or settings.
     """
+    scored = evaluate_scored(workdir, protocol=protocol, data_path=data_path)
+    config = _workdir_configs(workdir)[0][2]
+    headline = config.protocol.headline
+    if headline not in scored[0].metric_names():
+        headline = scored[0].metric_names()[0]
+    comparison = _results.compare(scored, baseline=config.baseline, metric=headline)
+    return Outcome([one.to_json() for one in scored], _results.table(scored, comparison, headline=headline))
+
+
+def evaluate_scored(
+    workdir: str | os.PathLike,
+    *,
+    protocol: str | metrics.EvalProtocol | None = None,
+    data_path: str | None = None,
+) -> list[_results.Scored]:
+    """``evaluate``, with the scores themselves as the result; also under a protocol of one's own."""
     scored = []
     for name, folder, config in _workdir_configs(workdir):
         if data_path is not None:
@@ -385,12 +398,8 @@ def evaluate(
         entry = config.variants[name]
         runs = _runs(config, entry, dataset)
         method, fitted = load(config, entry, dataset, folder, label=name, runs=runs)
-        scored.append(_score(config, name, entry, method, fitted.state, dataset, judge))
-    headline = config.protocol.headline
-    if headline not in scored[0].metric_names():
-        headline = scored[0].metric_names()[0]
-    comparison = _results.compare(scored, baseline=config.baseline, metric=headline)
-    return Outcome([one.to_json() for one in scored], _results.table(scored, comparison, headline=headline))
+        scored.append(score(config, name, entry, method, fitted.state, dataset, judge))
+    return scored
 
 
 def load_predictor(workdir: str | os.PathLike):
@@ -412,7 +421,12 @@ def load_predictor(workdir: str | os.PathLike):
     bundle = serving.load_bundle(folder)
     config = _config.from_dict(bundle.config["experiment"])
     method = build_method(
-        config, bundle.config["entry"], n_users=len(bundle.users), n_items=len(bundle.items)
+        config,
+        bundle.config["entry"],
+        n_users=len(bundle.users),
+        n_items=len(bundle.items),
+        user_features=bundle.user_features,
+        item_features=bundle.item_features,
     )
 
     def score(params, users, items):

@@ -1,6 +1,9 @@
 """Puts a published table beside our numbers and writes it into docs/results.md. Run from the repository's root.
 
 python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 --workdir=runs/coat
+python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:table3 --workdir=runs/coat_cvr
+
+Each row is a run in a folder of its own: the same command resumes, and reads back what is finished.
 """
 
 import shlex
@@ -8,17 +11,22 @@ import sys
 
 from absl import flags
 
-from debias_jax import _cli, _reproduce
+from debias_jax import _cli, _reproduce, experiment
 
-_TABLE = flags.DEFINE_enum("table", None, sorted(_reproduce.TABLES), "The published table.")
+_TABLE = flags.DEFINE_enum(
+    "table", None, sorted([*_reproduce.TABLES, _reproduce.FIGURES]), "The published table, or figures."
+)
 _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs; resumed, or read if finished.")
 _SECTION = flags.DEFINE_string(
     "section", None, "Section of docs/results.md to write; default the table's own."
 )
+_TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with settings for the variants.")
 
 
 def _main():
+    if _TUNED.value is not None:
+        experiment.apply_tuned(_CONFIG.value, _TUNED.value)
     given = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir")]
     command = shlex.join(["python", "launch/reproduce.py", *given, "--workdir=DIR"])
     print(

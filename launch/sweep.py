@@ -22,10 +22,13 @@ _SEEDS = flags.DEFINE_integer(
 _GRID = flags.DEFINE_multi_string(
     "grid", [], "name=value,value,...: values of a numeric hyperparameter; repeatable."
 )
+_TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with settings for the variants.")
 
 
 def _main():
     config = _CONFIG.value
+    if _TUNED.value is not None:
+        experiment.apply_tuned(config, _TUNED.value)
     if _SEEDS.value is not None:
         config.seeds = tuple(range(_SEEDS.value))
     if not _GRID.value:

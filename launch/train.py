@@ -12,9 +12,12 @@ _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; the same command resumes what stands there."
 )
+_TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with settings for the variants.")
 
 
 def _main():
+    if _TUNED.value is not None:
+        experiment.apply_tuned(_CONFIG.value, _TUNED.value)
     print(experiment.run(_CONFIG.value, _WORKDIR.value).text)
 
 

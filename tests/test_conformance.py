@@ -34,6 +34,11 @@ def probability(rng, shape):
     return rng.uniform(0.1, 0.9, shape).astype(np.float32)
 
 
+def likely(rng, shape):
+    """Away from 0, where finite differences of 1/p^3 run out of digits."""
+    return rng.uniform(0.4, 0.9, shape).astype(np.float32)
+
+
 def binary(rng, shape):
     """Two entries are fixed, so that no list is of one class alone, masked or not."""
     labels = (rng.uniform(size=shape) < 0.5).astype(np.float32)
@@ -97,6 +102,14 @@ SAMPLED = {"pos": normal, "neg": samples, "weights": probability}
 CLICKS = {"logits": normal, "clicks": binary, "exposure": probability, "weights": probability}
 OBSERVED = {"errors": normal, "observed": binary}
 WEIGHTED = OBSERVED | {"propensity": probability}
+IMPUTED = {
+    "errors": normal,
+    "imputed": normal,
+    "observed": binary,
+    "propensity": likely,
+    "weights": probability,
+}
+SMOOTH = ("errors", "imputed", "propensity", "weights")
 RANKED = {"scores": normal, "labels": binary}
 
 ROWS = [
@@ -117,6 +130,44 @@ ROWS = [
         smooth=("errors", "propensity"),
         logits=("errors",),
     ),
+    Row("risks.eib", IMPUTED, smooth=("errors", "imputed", "weights"), logits=("errors", "imputed")),
+    *(
+        Row(f"risks.{name}", IMPUTED, static, smooth=SMOOTH, logits=("errors", "imputed"))
+        for name, static in [
+            ("badr", {}),
+            ("badr_imputation", {}),
+            ("badr_imputation", {"variant": "corrected"}),
+            ("d_dr", {"variance_weight": 0.2}),
+            ("dr", {}),
+            ("dr_bias", {}),
+            ("dr_jl", {}),
+            ("dr_mse", {"bias_weight": 0.25}),
+            ("mrdr", {}),
+            ("sndr", {}),
+            ("stable_dr", {}),
+            ("targeting_coefficient", {}),
+            ("tdr", {}),
+        ]
+    ),
+    Row(
+        "risks.dynamic_propensity",
+        {"propensity": probability},
+        {"variance_weight": 0.2},
+        smooth=("propensity",),
+    ),
+    Row(
+        "risks.stabilization_constraint",
+        {"imputed": normal, "observed": binary, "propensity": probability},
+        smooth=("imputed", "propensity"),
+        logits=("imputed",),
+    ),
+    Row(
+        "risks.naive_bayes",
+        {"labels": binary},
+        {"label_marginal": 0.4, "observed_rate": 0.2},
+        outcome=jnp.sum,
+    ),
+    Row("risks.user_item", {"user_counts": count, "item_counts": count}, {"total": 50.0}, any_dtype=True),
     Row("risks.clip_propensity", {"propensity": probability}, {"floor": 0.3}, outcome=lambda out: out[1]),
     Row("risks.effective_sample_size", {"weights": probability}, smooth=("weights",)),
     Row("risks.popularity_power", {"counts": count}, any_dtype=True),
@@ -147,7 +198,7 @@ DRAWS = {
         key, jnp.tile(USERS, 9), PAIRS, n_items=40
     ),
 }
-WITHOUT_KEY = {"sampling.alias_table", "sampling.contains", "sampling.pair_set"}
+WITHOUT_KEY = {"sampling.alias_table", "sampling.contains", "sampling.find", "sampling.pair_set"}
 
 
 def rows_with(*, argument: str | None = None, field: str | None = None):
@@ -291,7 +342,7 @@ def test_misuse_is_refused(rng, row):
     arrays = row.build(rng, (N,))
     first, *others = arrays
     if not row.any_dtype:
-        with pytest.raises(TypeError, match=f"{first} must be of a floating dtype, got int32"):
+        with pytest.raises(TypeError, match=f"{first} must be (boolean or )?of a floating dtype, got int32"):
             row(arrays | {first: np.zeros_like(arrays[first], np.int32)})
     for name in others:
         with pytest.raises(ValueError, match="shape"):

@@ -9,6 +9,7 @@ from debias_jax.data import coat as coat
 from debias_jax.data import frame as frame
 from debias_jax.data import kuairec as kuairec
 from debias_jax.data import movielens as movielens
+from debias_jax.data import semi_synthetic as semi_synthetic
 from debias_jax.data import splits as splits
 from debias_jax.data import synthetic as synthetic
 from debias_jax.data import yahoo_r3 as yahoo_r3
@@ -33,6 +34,7 @@ __all__ = [
     "frame",
     "kuairec",
     "movielens",
+    "semi_synthetic",
     "splits",
     "summarise",
     "synthetic",

@@ -1,4 +1,6 @@
-"""Fitting a propensity model, and the methods that weight observed rows by it."""
+"""Where a method takes its propensities from, and how a propensity model is fitted."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +9,26 @@ import optax
 from debias_jax import optimizers, risks, sampling
 from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import predict_logits, prediction_group
-from debias_jax.methods.base import Method, TrainData
+from debias_jax.methods.base import Method, PairBatch, Pairs, TrainData
 from debias_jax.methods.batching import observed_pairs
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised
 from debias_jax.models.base import Model
-from debias_jax.types import Array, Key, Params
+from debias_jax.types import Array, Key, Params, PyTree
 
-PROPENSITY_HPARAMS = {
-    **ADAM_HPARAMS,
-    "min_propensity": 0.0,
-    "propensity_lr": 0.05,
-    "propensity_weight_decay": 1e-6,
-}
+PROPENSITY_HPARAMS = {"min_propensity": 0.0, "propensity_lr": 0.05, "propensity_weight_decay": 1e-6}
 """``min_propensity``: lower clip, 0 for none; ``propensity_lr``, ``propensity_weight_decay``: of the propensity fit."""
 
-SOURCES = ("estimated", "logged", "popularity")
+SOURCES = {
+    "estimated": "the propensity model, fitted by cross-entropy",
+    "released": "the propensity model, fitted as the program released with BADR does: squared error, early stop",
+    "logged": "the propensities of the data",
+    "popularity": "(n_i / max_j n_j)^(1/2), n_i the observed rows of item i",
+    "user_item": "n_u n_i / n, user and item independent",
+    "constant": "n / (n_users n_items) for every pair: no propensity information",
+}
+"""Where propensities may come from."""
+
+RELEASED_EPOCHS, RELEASED_TOLERANCE, RELEASED_PATIENCE = 200, 1e-4, 7
 
 
 def fit_propensity(
@@ -52,7 +59,7 @@ def fit_propensity(
     Returns:
         The fitted parameters.
     """
-    n_users, n_items = data.click_set.indptr.shape[0] - 1, data.popularity.shape[0]
+    n_users, n_items = data.matrix_size
     if batch_size is None:
         batch_size = min(32768, max(1024, n_users * n_items // 8))
 
@@ -78,6 +85,171 @@ def fit_propensity(
     return params
 
 
+def fit_propensity_released(
+    model: Model,
+    key: Key,
+    data: TrainData,
+    *,
+    learning_rate: Array,
+    weight_decay: Array,
+    batch_size: int | None = None,
+) -> Params:
+    """Fits p(observed) by squared error with the stopping rule of the program released with BADR.
+
+    Epochs of n_users n_items / ``batch_size`` steps, 200 at most; training ends with the 7th epoch (counted over all
+    epochs) whose summed loss is not at least 1e-4 below the last one's, relatively. With the published weight decays
+    of Coat and KuaiRec the result is one constant: the decay outweighs the gradient of the embeddings.
+
+    The released program goes through a permutation of all pairs; here each pair of an epoch is drawn independently.
+
+    Args:
+        model: ``apply(params, users, items) -> logits``; ``models.additive_logistic`` with ``dim`` is the released one.
+        key: for the start and the draws.
+        data: its observed rows are the positives.
+        learning_rate: of Adam.
+        weight_decay: coupled L2.
+        batch_size: pairs a step; None for 32,768. All pairs at most.
+
+    Returns:
+        The fitted parameters.
+    """
+    n_users, n_items = data.matrix_size
+    batch_size = min(batch_size or 32768, n_users * n_items)
+    n_steps = n_users * n_items // batch_size
+    tx = optimizers.adam(learning_rate, weight_decay=weight_decay)
+
+    def loss(params, users, items, observed):
+        return jnp.mean((jax.nn.sigmoid(model.apply(params, users, items)) - observed) ** 2)
+
+    def step(carry, step_key):
+        params, opt_state = carry
+        users, items = sampling.uniform_pairs(step_key, (batch_size,), n_users=n_users, n_items=n_items)
+        observed = sampling.contains(data.observed_set, users, items).astype(jnp.float32)
+        value, grads = jax.value_and_grad(loss)(params, users, items, observed)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    def epoch(carry):
+        params, opt_state, number, stalls, last = carry
+        keys = jax.random.split(jax.random.fold_in(key, number), n_steps)
+        (params, opt_state), values = jax.lax.scan(step, (params, opt_state), keys)
+        total = jnp.sum(values)
+        stalls += ((last - total) / last < RELEASED_TOLERANCE).astype(jnp.int32)
+        return params, opt_state, number + 1, stalls, total
+
+    def goes_on(carry):
+        _, _, number, stalls, _ = carry
+        return (number < RELEASED_EPOCHS) & (stalls < RELEASED_PATIENCE)
+
+    params = model.init(jax.random.fold_in(key, RELEASED_EPOCHS))
+    zero = jnp.zeros((), jnp.int32)
+    start = (params, tx.init(params), zero, zero, jnp.asarray(1e9, jnp.float32))
+    return jax.lax.while_loop(goes_on, epoch, start)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Propensity:
+    """A source of propensities: fitted once before training, read at each step.
+
+    Attributes:
+        source: a key of ``SOURCES``.
+        model: the propensity model, for the sources that fit one.
+        batch_size: pairs a step of the fit; None for the default of the fitting function.
+
+    Raises:
+        ValueError: unknown ``source``.
+    """
+
+    source: str
+    model: Model
+    batch_size: int | None = None
+
+    def __post_init__(self):
+        if self.source not in SOURCES:
+            raise ValueError(f"unknown propensity {self.source!r}; there are {', '.join(SOURCES)}")
+
+    def fit(self, key: Key, data: TrainData, hparams: dict[str, Array]) -> PyTree:
+        """What the other functions read, as a method's ``extra["propensity"]``."""
+        settings = {
+            "learning_rate": hparams["propensity_lr"],
+            "weight_decay": hparams["propensity_weight_decay"],
+            "batch_size": self.batch_size,
+        }
+        if self.source == "estimated":
+            return fit_propensity(self.model, key, data, **settings)
+        if self.source == "released":
+            return fit_propensity_released(self.model, key, data, **settings)
+        # Rows, not clicks: an item that was shown and never clicked has a propensity too.
+        n_users, n_items = data.matrix_size
+        item_counts = jnp.zeros(n_items, jnp.float32).at[data.items].add(1.0)
+        if self.source == "popularity":
+            return risks.popularity_power(item_counts)
+        if self.source == "user_item":
+            return {"user": jnp.zeros(n_users, jnp.float32).at[data.users].add(1.0), "item": item_counts}
+        if self.source == "constant":
+            return jnp.asarray(data.users.shape[0] / (float(n_users) * float(n_items)), jnp.float32)
+        return {}
+
+    def of_pairs(self, fitted: PyTree, users: Array, items: Array) -> Array:
+        """Propensities of any pairs, not clipped; of the broadcast shape.
+
+        Raises:
+            ConfigError: logged propensities are known for the logged rows only.
+        """
+        if self.source == "logged":
+            raise ConfigError(
+                "propensity='logged' is known for observed rows only, and this method needs it for other pairs too; "
+                "take propensity='estimated'"
+            )
+        if self.source == "constant":
+            return jnp.broadcast_to(fitted, jnp.broadcast_shapes(users.shape, items.shape))
+        if self.source == "popularity":
+            return jnp.broadcast_to(fitted[items], jnp.broadcast_shapes(users.shape, items.shape))
+        if self.source == "user_item":
+            return risks.user_item(
+                fitted["user"][users], fitted["item"][items], total=jnp.sum(fitted["item"])
+            )
+        return jax.nn.sigmoid(self.model.apply(fitted, users, items))
+
+    def of_rows(self, context: Context, rows: PairBatch) -> Array:
+        """Clipped propensities of a batch's rows; 1 for padding, whose masked weight must be finite.
+
+        Raises:
+            ConfigError: ``"logged"``, and the data has no propensities.
+        """
+        if self.source == "logged":
+            if rows.propensities is None:
+                raise ConfigError(
+                    "propensity='logged' needs a propensity column in the training data; name one, or take "
+                    "propensity='estimated'"
+                )
+            p = rows.propensities
+        else:
+            p = self.of_pairs(context.extra["propensity"], rows.users, rows.items)
+        return jnp.where(rows.where, jnp.maximum(p, context.hparams["min_propensity"]), 1.0)
+
+    def of_population(self, context: Context, pairs: Pairs) -> Array:
+        """Clipped propensities of a sample of all pairs, of the broadcast shape.
+
+        Raises:
+            ConfigError: logged propensities are known for the logged rows only.
+        """
+        p = self.of_pairs(context.extra["propensity"], pairs.users, pairs.items)
+        return jnp.maximum(p, context.hparams["min_propensity"])
+
+    @property
+    def exposure(self):
+        """The ``exposure`` function of a method; None where only logged rows have a propensity."""
+        if self.source == "logged":
+            return None
+
+        def exposure(state, data: TrainData, users: Array, items: Array) -> Array:
+            del data
+            return self.of_pairs(state.extra["propensity"], users, items)
+
+        return exposure
+
+
 def propensity_risk(
     model: Model, propensity_model: Model, *, risk, batch_size: int, propensity: str
 ) -> Method:
@@ -86,57 +258,21 @@ def propensity_risk(
     Raises:
         ValueError: unknown ``propensity``, or ``"logged"`` where the data has none.
     """
-    if propensity not in SOURCES:
-        raise ValueError(f"unknown propensity {propensity!r}; there are {', '.join(SOURCES)}")
-
-    def of_pairs(extra, data: TrainData, users: Array, items: Array) -> Array:
-        if propensity == "popularity":
-            return extra["propensity"][items]
-        return jax.nn.sigmoid(propensity_model.apply(extra["propensity"], users, items))
-
-    def fit(key: Key, data: TrainData, hparams):
-        if propensity == "logged":
-            return {}
-        if propensity == "popularity":
-            # Rows, not clicks: an item that was shown and never clicked has a propensity too.
-            rows = jnp.zeros(data.popularity.shape, jnp.float32).at[data.items].add(1.0)
-            return {"propensity": risks.popularity_power(rows)}
-        fitted = fit_propensity(
-            propensity_model,
-            key,
-            data,
-            learning_rate=hparams["propensity_lr"],
-            weight_decay=hparams["propensity_weight_decay"],
-        )
-        return {"propensity": fitted}
+    source = Propensity(propensity, propensity_model)
 
     def term(params, context: Context, batch):
         logits = model.apply(params["prediction"], batch.users, batch.items)
         errors = optax.losses.sigmoid_binary_cross_entropy(logits, batch.labels)
-        if propensity == "logged":
-            if batch.propensities is None:
-                raise ConfigError(
-                    "propensity='logged' needs a propensity column in the training data; name one, or take "
-                    "propensity='estimated'"
-                )
-            p = batch.propensities
-        else:
-            p = of_pairs(context.extra, context.data, batch.users, batch.items)
-        p = jnp.maximum(p, context.hparams["min_propensity"])
-        observed = jnp.ones_like(errors)
-        # A padded row has an undefined propensity; 1 keeps its masked weight finite.
-        value = risk(errors, observed=observed, propensity=jnp.where(batch.where, p, 1.0), where=batch.where)
+        p = source.of_rows(context, batch)
+        value = risk(errors, observed=jnp.ones_like(errors), propensity=p, where=batch.where)
         return value, jnp.ones((), jnp.float32)
-
-    def exposure(state, data: TrainData, users: Array, items: Array) -> Array:
-        return of_pairs(state.extra, data, users, items)
 
     return supervised(
         {"prediction": prediction_group(model)},
         loss=term,
         batches=observed_pairs(batch_size=batch_size),
         predict=predict_logits(model),
-        hparams=PROPENSITY_HPARAMS,
-        fit=fit,
-        exposure=None if propensity == "logged" else exposure,
+        hparams={**ADAM_HPARAMS, **PROPENSITY_HPARAMS},
+        fit=lambda key, data, hparams: {"propensity": source.fit(key, data, hparams)},
+        exposure=source.exposure,
     )

@@ -21,6 +21,8 @@ class TrainData(NamedTuple):
         clicks: rows of ``users`` whose label is 1, as ``(users [c], items [c])``.
         click_set: the same pairs for membership tests.
         observed_set: all observed rows for membership tests.
+        observed_labels: float32 ``[len(observed_set)]``, the labels in the order of ``observed_set``; of a pair that was
+            logged several times the last.
         popularity: float32 ``[n_items]``, theta_i = (c_i / max_j c_j)^(1/2) over the clicks (Biif eq. 13).
         exposed_users: int32 ``[v]``, Biif's "probably exposed" pairs; ``v`` may be 0.
         exposed_items: int32 ``[v]``.
@@ -34,10 +36,16 @@ class TrainData(NamedTuple):
     clicks: tuple[Array, Array]
     click_set: PairSet
     observed_set: PairSet
+    observed_labels: Array
     popularity: Array
     exposed_users: Array
     exposed_items: Array
     exposed_labels: Array
+
+    @property
+    def matrix_size(self) -> tuple[int, int]:
+        """``(n_users, n_items)``, static."""
+        return self.click_set.indptr.shape[0] - 1, self.popularity.shape[0]
 
 
 class TrainState(NamedTuple):
@@ -130,6 +138,48 @@ class PairBatch(NamedTuple):
     weights: Array
     where: Array
     propensities: Array | None = None
+
+
+class Pairs(NamedTuple):
+    """A uniform sample of all pairs, as a list or as a block.
+
+    Attributes:
+        users: int32 ``[m]``, or ``[a, 1]`` for a block of a users x b items.
+        items: int32 ``[m]``, or ``[1, b]``.
+        observed: bool ``[m]`` or ``[a, b]``; None where the method does not ask for it.
+        labels: float32 of the same shape, 0 where not observed; None where the method does not ask for it.
+    """
+
+    users: Array
+    items: Array
+    observed: Array | None = None
+    labels: Array | None = None
+
+
+class CvrBatch(NamedTuple):
+    """Rows with labels where they were observed, and a sample of all pairs.
+
+    Attributes:
+        rows: pairs with labels; ``weights`` is what one row counts against one pair of the population.
+        observed: bool ``[B]``, whether the label of a row is known; True everywhere if only observed rows are drawn.
+        population: a uniform sample of all pairs; None if the rows themselves are one.
+    """
+
+    rows: PairBatch
+    observed: Array
+    population: Pairs | None
+
+    @property
+    def sample(self) -> Pairs:
+        """The uniform sample of all pairs: ``population``, or the rows themselves, of which then none is padding."""
+        if self.population is not None:
+            return self.population
+        return Pairs(self.rows.users, self.rows.items, self.observed, self.rows.labels)
+
+    @property
+    def observed_rows(self) -> Array:
+        """Which rows have a known label: bool ``[B]``."""
+        return self.rows.where & self.observed
 
 
 class TripletBatch(NamedTuple):

@@ -2,7 +2,8 @@
 
 A recipe turns parameter groups and loss terms into a ``Method``. Loss terms are functions
 ``(params, context, batch) -> (total, count)``: the sum of the per-example losses and the number (weight) of examples,
-so that a recipe can take the mean, the sum, or both. ``params`` is the dict of all groups.
+so that a recipe can take the mean, the sum, or both. ``params`` is the dict of all groups. A term may return a third
+value, a dict of scalars for the logs.
 """
 
 from collections.abc import Callable
@@ -36,15 +37,17 @@ class Context(NamedTuple):
         hparams: numeric hyperparameters.
         extra: the state's ``extra``, e.g. a fitted propensity model.
         key: the key of this step.
+        step: int32 scalar, steps taken before this one.
     """
 
     data: TrainData
     hparams: dict[str, Array]
     extra: PyTree
     key: Key
+    step: Array
 
 
-LossTerm = Callable[[dict[str, Params], Context, PyTree], tuple[Array, Array]]
+LossTerm = Callable[[dict[str, Params], Context, PyTree], tuple[Array, ...]]
 
 
 class Group(NamedTuple):
@@ -53,10 +56,13 @@ class Group(NamedTuple):
     Attributes:
         init: ``key -> params``.
         optimizer: ``hparams -> optax.GradientTransformation``.
+        fit: ``(key, data, hparams) -> params``, the start instead of ``init`` for a group that is fitted before the
+            training goes on with it.
     """
 
     init: Callable[[Key], Params]
     optimizer: Callable[[dict[str, Array]], optax.GradientTransformation]
+    fit: Callable[[Key, TrainData, dict[str, Array]], Params] | None = None
 
 
 def adam(lr: str = "lr", weight_decay: str | None = "weight_decay"):
@@ -74,9 +80,11 @@ def total_and_count(values: Array, where: Array, weights: Array | None = None) -
 
 
 def _mean(term: LossTerm):
+    """``(params, context, batch) -> (mean loss, logs)``."""
+
     def mean_loss(params, context, batch):
-        total, count = term(params, context, batch)
-        return safe_divide(total, count)
+        total, count, *logs = term(params, context, batch)
+        return safe_divide(total, count), (logs[0] if logs else {})
 
     return mean_loss
 
@@ -84,9 +92,10 @@ def _mean(term: LossTerm):
 def _init_fn(groups: dict[str, Group], hparams: dict[str, float], fit):
     def init(key: Key, data: TrainData, given: dict[str, Array]) -> TrainState:
         resolved = resolve_hparams(hparams, given)
+        keys = [jax.random.fold_in(key, number) for number in range(len(groups))]
         params = {
-            name: group.init(jax.random.fold_in(key, number))
-            for number, (name, group) in enumerate(groups.items())
+            name: group.init(group_key) if group.fit is None else group.fit(group_key, data, resolved)
+            for (name, group), group_key in zip(groups.items(), keys, strict=True)
         }
         opt_state = {name: group.optimizer(resolved).init(params[name]) for name, group in groups.items()}
         extra = {} if fit is None else fit(jax.random.fold_in(key, len(groups)), data, resolved)
@@ -127,8 +136,8 @@ def supervised(
     mean_loss = _mean(loss)
 
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
-        context = Context(data, state.hparams, state.extra, key)
-        value, grads = jax.value_and_grad(mean_loss)(state.params, context, batch)
+        context = Context(data, state.hparams, state.extra, key, state.step)
+        (value, logs), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params, context, batch)
         updated = {
             name: _apply(group, grads[name], state.params[name], state.opt_state[name], state.hparams)
             for name, group in groups.items()
@@ -138,7 +147,7 @@ def supervised(
             params={name: params for name, (params, _) in updated.items()},
             opt_state={name: opt_state for name, (_, opt_state) in updated.items()},
         )
-        return state, {"loss": value}
+        return state, {"loss": value, **logs}
 
     return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure)
 
@@ -156,7 +165,8 @@ def alternating(
     """Steps each group in turn on its own loss, the other groups held fixed at their newest values.
 
     Args:
-        groups: parameter groups by name, in the order of their steps.
+        groups: parameter groups by name, in the order of their steps; ``"prediction"``, whose loss is the method's
+            in the logs, is one of them.
         losses: the loss term of each group; only that group receives its gradient.
         batches: the frame; all groups see the same batch.
         predict: scores of pairs.
@@ -172,15 +182,15 @@ def alternating(
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
         params, opt_state, logs = dict(state.params), dict(state.opt_state), {}
         for name, group in groups.items():
-            context = Context(data, state.hparams, state.extra, key)
+            context = Context(data, state.hparams, state.extra, key, state.step)
 
             def own_loss(own, name=name, context=context):
                 return means[name]({**params, name: own}, context, batch)
 
-            value, grads = jax.value_and_grad(own_loss)(params[name])
+            (value, own_logs), grads = jax.value_and_grad(own_loss, has_aux=True)(params[name])
             params[name], opt_state[name] = _apply(group, grads, params[name], opt_state[name], state.hparams)
-            logs[f"loss/{name}"] = value
-        logs["loss"] = logs[f"loss/{next(iter(groups))}"]
+            logs |= {f"loss/{name}": value, **own_logs}
+        logs["loss"] = logs["loss/prediction"]
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), logs
 
     return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure)
@@ -269,7 +279,7 @@ def bilevel(
 
     def reduce(term: LossTerm):
         if reduction == "mean":
-            return _mean(term)
+            return lambda params, context, batch: _mean(term)(params, context, batch)[0]
         return lambda params, context, batch: term(params, context, batch)[0]
 
     def inner_objective(own, other, context, batch):
@@ -288,7 +298,7 @@ def bilevel(
     inner_group = inner if virtual else Group(inner.init, step_rule)
 
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
-        context = Context(data, state.hparams, state.extra, key)
+        context = Context(data, state.hparams, state.extra, key, state.step)
         own, other = state.params[inner_name], state.params[outer_name]
         own_state, other_state = state.opt_state[inner_name], state.opt_state[outer_name]
         rule = step_rule(state.hparams)
@@ -299,7 +309,7 @@ def bilevel(
             inner_args=(context, batch),
             outer_args=(context, batch),
         )
-        total, count = inner_loss({inner_name: own, outer_name: other}, context, batch)
+        total, count, *_ = inner_loss({inner_name: own, outer_name: other}, context, batch)
         if virtual:
             scale = safe_divide(1.0, count) if reduction == "sum" else 1.0
             mean_grads = jax.tree.map(lambda grad: scale * grad, hyper.inner_grads)

@@ -2,8 +2,10 @@
 
 from debias_jax.models.base import Model, from_nnx
 from debias_jax.models.exposure import biif_exposure
-from debias_jax.models.mf import item_vectors, mf
+from debias_jax.models.mf import item_vectors, mf, user_vectors
+from debias_jax.models.mmoe import mmoe
 from debias_jax.models.propensity import additive_logistic
+from debias_jax.models.two_tower import two_tower
 
 __all__ = [
     "Model",
@@ -12,4 +14,7 @@ __all__ = [
     "from_nnx",
     "item_vectors",
     "mf",
+    "mmoe",
+    "two_tower",
+    "user_vectors",
 ]

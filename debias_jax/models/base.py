@@ -133,6 +133,27 @@ def lookup(table: Array, ids: Array) -> Array:
     return table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
+def inner_products(users: Array, items: Array) -> Array:
+    """Inner products over the last axis of vectors that broadcast, as one matrix product where they form a block.
+
+    Args:
+        users: ``[..., dim]``.
+        items: ``[..., dim]``.
+
+    Returns:
+        The products, of the broadcast shape without the last axis.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> inner_products(jnp.ones((3, 1, 2)), jnp.ones((1, 5, 2))).shape
+        (3, 5)
+    """
+    if users.ndim == items.ndim == 3 and users.shape[1] == items.shape[0] == 1:
+        return users[:, 0] @ items[0].T
+    # A product with a vector of ones: XLA's CPU code for it is three times as fast as for a sum over a short axis.
+    return (users * items) @ jnp.ones(users.shape[-1], users.dtype)
+
+
 def check_pairs(users: Array, items: Array) -> None:
     """Raises unless users broadcast against items axis by axis: equal ranks, sizes equal or 1."""
     left, right = jnp.shape(users), jnp.shape(items)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, lookup, param
+from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, inner_products, lookup, param
 from debias_jax.types import Array, Params
 
 
@@ -73,6 +73,31 @@ def item_vectors(params: Params, items: Array) -> Array:
     return lookup(params["item"], items)
 
 
+def user_vectors(params: Params, users: Array) -> Array:
+    r"""The vectors :math:`\omega_u` of users, which a calibration gate reads.
+
+    Args:
+        params: parameters of ``mf``, or of another model whose ``user`` table they are.
+        users: int ``[...]``; an id out of range gives NaN.
+
+    Returns:
+        ``[..., dim]``.
+
+    Raises:
+        TypeError: ids are not integers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = mf(3, 5, dim=2).init(jax.random.key(0))
+        >>> user_vectors(params, jnp.asarray([2, 0])).shape
+        (2, 2)
+
+    Source:
+        Kweon and Yu, "Doubly calibrated estimator for recommendation on data missing not at random" (2024).
+    """
+    return lookup(params["user"], users)
+
+
 class _MatrixFactorization(nnx.Module):
     def __init__(self, n_users, n_items, dim, bias, init_scale, *, rngs):
         self.user = param(rngs(), (n_users, dim), init_scale)
@@ -85,7 +110,7 @@ class _MatrixFactorization(nnx.Module):
 
     def __call__(self, users, items):
         check_pairs(users, items)
-        logits = jnp.einsum("...d,...d->...", lookup(self.user[...], users), lookup(self.item[...], items))
+        logits = inner_products(lookup(self.user[...], users), lookup(self.item[...], items))
         if self.bias:
             logits += lookup(self.user_bias[...], users) + lookup(self.item_bias[...], items)
             logits += self.global_bias[...]

@@ -10,8 +10,8 @@ Values are not checked here: a propensity outside (0, 1] is refused on the host 
 
 import jax.numpy as jnp
 
-from debias_jax._checks import check_broadcastable, check_float, check_indicator, check_mask, check_same_shape
-from debias_jax._reduce import fill_masked, safe_divide
+from debias_jax._reduce import safe_divide
+from debias_jax.risks._inputs import count_pairs, observed_rows
 from debias_jax.types import Array
 
 
@@ -49,7 +49,7 @@ def naive(errors: Array, *, observed: Array, where: Array | None = None) -> Arra
         Schnabel, Swaminathan, Singh, Chandak, Joachims, "Recommendations as Treatments: Debiasing Learning
         and Evaluation", ICML 2016, section 3.
     """
-    errors, observed, _ = _checked(errors, observed, 1.0, where)
+    errors, observed, _ = observed_rows(errors, observed, 1.0, where)
     return safe_divide(jnp.sum(observed * errors), jnp.sum(observed))
 
 
@@ -93,9 +93,8 @@ def ips(errors: Array, *, observed: Array, propensity: Array, where: Array | Non
     References:
         Schnabel et al., ICML 2016, section 3.3.
     """
-    errors, observed, propensity = _checked(errors, observed, propensity, where)
-    pairs = errors.size if where is None else jnp.sum(where, dtype=errors.dtype)
-    return safe_divide(jnp.sum(observed * errors / propensity), jnp.asarray(pairs, errors.dtype))
+    errors, observed, propensity = observed_rows(errors, observed, propensity, where)
+    return safe_divide(jnp.sum(observed * errors / propensity), count_pairs(errors, where))
 
 
 def snips(errors: Array, *, observed: Array, propensity: Array, where: Array | None = None) -> Array:
@@ -136,19 +135,6 @@ def snips(errors: Array, *, observed: Array, propensity: Array, where: Array | N
         Swaminathan, Joachims, "The Self-Normalized Estimator for Counterfactual Learning", NeurIPS 2015; for
         recommendation Schnabel et al., ICML 2016, section 3.3.
     """
-    errors, observed, propensity = _checked(errors, observed, propensity, where)
+    errors, observed, propensity = observed_rows(errors, observed, propensity, where)
     weights = observed / propensity
     return safe_divide(jnp.sum(weights * errors), jnp.sum(weights))
-
-
-def _checked(errors, observed, propensity, where) -> tuple[Array, Array, Array]:
-    check_float(errors=errors, propensity=propensity)
-    check_indicator(observed=observed)
-    check_same_shape(errors=errors, observed=observed)
-    check_broadcastable(jnp.shape(errors), propensity=propensity)
-    check_mask(where, jnp.shape(errors))
-    errors = jnp.asarray(errors)
-    propensity = jnp.broadcast_to(jnp.asarray(propensity, errors.dtype), errors.shape)
-    observed = fill_masked(jnp.asarray(observed, errors.dtype), where)
-    counts = observed != 0
-    return fill_masked(errors, counts), observed, fill_masked(propensity, counts, fill=1.0)

@@ -1,11 +1,11 @@
-"""Propensities from popularity, and what clipping them costs."""
+"""Propensities from counts and labels, and what clipping them costs."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from debias_jax._checks import check_float, check_mask
-from debias_jax._reduce import fill_masked, safe_divide
+from debias_jax._checks import check_broadcastable, check_float, check_indicator, check_mask
+from debias_jax._reduce import fill_masked, safe_divide, safe_reduce
 from debias_jax.types import Array
 
 
@@ -50,6 +50,87 @@ def popularity_power(counts: Array, *, power: float | Array = 0.5) -> Array:
     """
     counts = jnp.asarray(counts, jnp.float32)
     return safe_divide(counts, jnp.max(counts, axis=-1, keepdims=True)) ** power
+
+
+def user_item(user_counts: Array, item_counts: Array, *, total: float | Array) -> Array:
+    r"""Propensity of a pair if users and items were drawn independently of each other.
+
+    .. math:: p_{ui} = \min(n_u\, n_i / n,\ 1)
+
+    The expected count of a cell of a table with these margins. It exceeds 1 where an active user meets a popular
+    item; such a pair gets 1, and the propensities then sum to less than n. No smoothing: a user or an item that was
+    never observed has 0.
+
+    Args:
+        user_counts: ``[...]`` observed pairs n_u of the pair's user, integer or floating, not negative.
+        item_counts: ``[...]`` observed pairs n_i of the pair's item; the two broadcast, ``[U, 1]`` with ``[1, I]`` gives
+            the whole table.
+        total: n, the number of observed pairs.
+
+    Returns:
+        float32 of the broadcast shape in ``[0, 1]``; 0 if nothing was observed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from debias_jax import risks
+        >>> risks.user_item(jnp.array([[2], [1], [1]]), jnp.array([[3, 1]]), total=4).tolist()
+        [[1.0, 0.5], [0.75, 0.25], [0.75, 0.25]]
+    """
+    user_counts, item_counts, total = (
+        jnp.asarray(counts, jnp.float32) for counts in (user_counts, item_counts, total)
+    )
+    return jnp.minimum(safe_divide(user_counts, total) * item_counts, 1.0)
+
+
+def naive_bayes(
+    labels: Array,
+    *,
+    label_marginal: float | Array,
+    observed_rate: float | Array,
+    where: Array | None = None,
+) -> Array:
+    r"""Propensity of each observed row from its label, by Bayes' rule.
+
+    .. math:: p(o = 1 \mid r) = \frac{P(r \mid o = 1)\, P(o = 1)}{P(r)}
+
+    P(r | o = 1) is the share of the label among the rows. The label's share P(r) among *all* pairs cannot be seen in
+    biased data and is the caller's to give, from a uniformly collected sample that is then used for nothing else:
+    never estimate it from test labels, as some released programs do.
+
+    Nothing is clamped: the value exceeds 1 where ``label_marginal`` and ``observed_rate`` contradict the rows, and is
+    infinite where ``label_marginal`` gives no chance to a label that occurs.
+
+    Args:
+        labels: ``[...]`` binary labels r of the observed rows, boolean or 0.0 / 1.0.
+        label_marginal: P(r = 1) over all pairs, a scalar in (0, 1).
+        observed_rate: P(o = 1), observed pairs over all pairs, a scalar in (0, 1].
+        where: boolean ``[...]``, False for padding.
+
+    Returns:
+        ``[...]`` propensities; 0 where masked.
+
+    Raises:
+        TypeError: ``labels`` is neither boolean nor floating, ``where`` is not boolean.
+        ValueError: ``where`` has another shape, or a probability is not a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from debias_jax import risks
+        >>> labels = jnp.array([1.0, 1.0, 1.0, 0.0])  # 0.75 / 8 / 0.5 for a positive, 0.25 / 8 / 0.5 for the other
+        >>> risks.naive_bayes(labels, label_marginal=0.5, observed_rate=0.125).tolist()
+        [0.1875, 0.1875, 0.1875, 0.0625]
+
+    References:
+        Schnabel et al., ICML 2016, section 5.
+    """
+    check_indicator(labels=labels)
+    check_broadcastable((), label_marginal=label_marginal, observed_rate=observed_rate)
+    check_mask(where, jnp.shape(labels))
+    labels = jnp.asarray(labels, jnp.result_type(labels, jnp.float32))
+    positive_rate = safe_reduce(labels, where=where)
+    positive = positive_rate * observed_rate / label_marginal
+    negative = (1.0 - positive_rate) * observed_rate / (1.0 - label_marginal)
+    return fill_masked(jnp.where(labels != 0, positive, negative), where)
 
 
 def clip_propensity(

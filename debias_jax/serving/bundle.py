@@ -21,6 +21,7 @@ _VERSION = 1
 _MANIFEST = "manifest.json"
 _WEIGHTS = "weights.safetensors"
 _INTERACTIONS = "interactions.safetensors"
+_FEATURES = "features.safetensors"
 _VOCABULARY = "vocabulary.json"
 _CONFIG = "config.json"
 _SEPARATOR = "/"
@@ -37,6 +38,8 @@ class Bundle:
         config: the resolved configuration, from which the model is built again.
         seen: ``(indptr [n_users + 1], items [n])`` int32, the items each user has seen, or None.
         popularity: float32 ``[n_items]``, the fallback score for unknown users, or None.
+        user_features: float32 ``[n_users, d]`` that the model reads, or None.
+        item_features: float32 ``[n_items, d]`` that the model reads, or None.
         meta: whatever else was saved: metrics, versions.
 
     Raises:
@@ -50,6 +53,8 @@ class Bundle:
     seen: tuple[np.ndarray, np.ndarray] | None = None
     popularity: np.ndarray | None = None
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+    user_features: np.ndarray | None = None
+    item_features: np.ndarray | None = None
 
     def __post_init__(self):
         if self.seen is not None:
@@ -68,6 +73,12 @@ class Bundle:
             if popularity.shape != (len(self.items),) or not np.isfinite(popularity).all():
                 raise DataError(f"popularity must be finite, of shape ({len(self.items)},)")
             object.__setattr__(self, "popularity", popularity)
+        for name, ids in (("user_features", self.users), ("item_features", self.items)):
+            if getattr(self, name) is not None:
+                features = np.asarray(getattr(self, name), np.float32)
+                if features.ndim != 2 or len(features) != len(ids) or not np.isfinite(features).all():
+                    raise DataError(f"{name} must be finite, of shape ({len(ids)}, d), got {features.shape}")
+                object.__setattr__(self, name, features)
 
 
 def save_bundle(
@@ -80,11 +91,13 @@ def save_bundle(
     seen: tuple[np.ndarray, np.ndarray] | None = None,
     popularity: np.ndarray | None = None,
     meta: dict[str, Any] | None = None,
+    user_features: np.ndarray | None = None,
+    item_features: np.ndarray | None = None,
 ) -> None:
     """Writes a bundle; the folder appears whole, and an older bundle there is replaced.
 
-    It holds ``weights.safetensors``, ``interactions.safetensors``, ``vocabulary.json``, ``config.json`` and
-    ``manifest.json``, which lists the sha256 of the others.
+    It holds ``weights.safetensors``, ``interactions.safetensors``, ``vocabulary.json``, ``config.json``, for a model
+    that reads features ``features.safetensors``, and ``manifest.json``, which lists the sha256 of the others.
 
     Args:
         folder: the target; its parent must exist.
@@ -95,6 +108,8 @@ def save_bundle(
         seen: see ``Bundle``.
         popularity: see ``Bundle``.
         meta: JSON values.
+        user_features: see ``Bundle``.
+        item_features: see ``Bundle``.
 
     Raises:
         CheckpointError: the folder exists and is not a bundle, or it cannot be written.
@@ -112,13 +127,15 @@ def save_bundle(
         >>> bundle.items.ids, bundle.params
         (('x', 'y', 'z'), {'bias': Array([0., 0., 0.], dtype=float32)})
     """
-    bundle = Bundle(params, users, items, config, seen, popularity, meta or {})
+    bundle = Bundle(params, users, items, config, seen, popularity, meta or {}, user_features, item_features)
     weights = {name: jnp.asarray(leaf) for name, leaf in _flatten(params).items()}
     interactions = {}
     if bundle.seen is not None:
         interactions |= {"seen_indptr": bundle.seen[0], "seen_items": bundle.seen[1]}
     if bundle.popularity is not None:
         interactions |= {"popularity": bundle.popularity}
+    features = {"user": bundle.user_features, "item": bundle.item_features}
+    features = {name: table for name, table in features.items() if table is not None}
     texts = {
         _VOCABULARY: _json({"users": users.ids, "items": items.ids}, "vocabulary"),
         _CONFIG: _json(config, "config"),
@@ -131,8 +148,10 @@ def save_bundle(
     try:
         with _files.staged_folder(target) as staging:
             (staging / _WEIGHTS).write_bytes(safetensors.save(weights))
-            arrays = {name: jnp.asarray(array) for name, array in interactions.items()}
-            (staging / _INTERACTIONS).write_bytes(safetensors.save(arrays))
+            tables = {_INTERACTIONS: interactions} | ({_FEATURES: features} if features else {})
+            for name, table in tables.items():
+                arrays = {key: jnp.asarray(array) for key, array in table.items()}
+                (staging / name).write_bytes(safetensors.save(arrays))
             for name, text in texts.items():
                 (staging / name).write_text(text, encoding="utf-8")
             manifest["files"] = _files.digests(staging)
@@ -174,6 +193,7 @@ def load_bundle(folder: str | os.PathLike) -> Bundle:
     try:
         params = _unflatten(safetensors.load_file(folder / _WEIGHTS))
         arrays = safetensors.load_file(folder / _INTERACTIONS)
+        features = safetensors.load_file(folder / _FEATURES) if _FEATURES in manifest["files"] else {}
     except SafetensorError as error:
         raise CheckpointError(f"the bundle {folder} cannot be read: {error}") from error
     ids = json.loads((folder / _VOCABULARY).read_text(encoding="utf-8"))
@@ -185,6 +205,8 @@ def load_bundle(folder: str | os.PathLike) -> Bundle:
         seen=(arrays["seen_indptr"], arrays["seen_items"]) if "seen_indptr" in arrays else None,
         popularity=arrays.get("popularity"),
         meta=manifest["meta"],
+        user_features=features.get("user"),
+        item_features=features.get("item"),
     )
 
 

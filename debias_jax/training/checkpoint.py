@@ -261,8 +261,7 @@ class Checkpointer:
         return manifest
 
     def _check_compatible(self, step: int, manifest: dict[str, Any], template: PyTree) -> None:
-        saved, own = _flat(manifest["fingerprint"]), _flat(self._fingerprint)
-        differences = _differences(saved, own)
+        differences = fingerprint_differences(manifest["fingerprint"], self._fingerprint)
         if not differences:
             stored = {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _leaves(manifest).items()}
             wanted = {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _flat_arrays(template)}
@@ -363,6 +362,11 @@ def _like(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
 
     placed = [place(leaf, arrays[path]) for path, leaf in _flat_arrays(template)]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
+
+
+def fingerprint_differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """A line for each dotted name whose JSON values differ between two fingerprints."""
+    return _differences(_flat(saved), _flat(own))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, str]:

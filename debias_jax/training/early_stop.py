@@ -1,9 +1,16 @@
-"""Early stopping as a pure update of a pytree, so that each run of a mapped sweep stops for itself."""
+"""Early stopping: on a validation metric, or on a training log.
 
-from typing import NamedTuple
+The first is a pure update of a pytree, so that each run of a mapped sweep stops for itself; the second is decided on
+the host, from the history.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from debias_jax import _checks
 from debias_jax.types import Array, PyTree
@@ -112,6 +119,56 @@ def update(
         active=state.active if patience is None else state.active & (bad_count < patience),
         best_params=jax.tree.map(lambda new, best: jnp.where(improved, new, best), params, state.best_params),
     )
+
+
+class Plateau(NamedTuple):
+    r"""Rest after ``patience`` epochs that hardly lowered a training log; the rule of the released BADR program.
+
+    Epoch t counts where :math:`(E_{t-1} - E_t) / E_{t-1} < \text{tolerance}`, with :math:`E_0 = \infty`. The count is
+    over the whole run: epochs that lower the log do not reset it.
+
+    Attributes:
+        log: name of a log of the method's step, e.g. ``"observed_loss"`` of the doubly robust methods.
+        tolerance: least relative decrease that is one, at least 0.
+        patience: epochs without it after which the run rests, at least 1.
+
+    Source:
+        The program released with BADR (HungPaan/DR-ALR): 7 epochs, 1e-4. The paper stops when the loss "increases over
+        five epochs".
+    """
+
+    log: str
+    tolerance: float = 1e-4
+    patience: int = 7
+
+
+def on_plateau(plateau: Plateau, history: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Which runs of a fit have come to rest.
+
+    Args:
+        plateau: the rule.
+        history: one row an epoch, ``plateau.log`` with a value for each run, as in ``FitResult.history``.
+
+    Returns:
+        bool ``[runs]``. An epoch whose log is NaN does not count: the run rested, or its loss was not finite.
+
+    Example:
+        >>> history = [{"loss": [value, 1.0]} for value in (1.0, 0.5, 0.6, 0.4, 0.4)]
+        >>> on_plateau(Plateau("loss", patience=2), history).tolist(), on_plateau(Plateau("loss"), history).tolist()
+        ([True, True], [False, False])
+    """
+    logs = zip(*(row[plateau.log] for row in history), strict=True)
+    return np.array([_stalls(values, plateau.tolerance) >= plateau.patience for values in logs])
+
+
+def _stalls(values: Sequence[float], tolerance: float) -> int:
+    """Epochs that lowered the log by less than ``tolerance`` of its value before."""
+    count, previous = 0, math.inf
+    for value in values:
+        # Multiplied out, since the log may reach 0; of equal values the second never is a decrease.
+        count += value >= previous or previous - value < tolerance * abs(previous)
+        previous = value
+    return count
 
 
 def _larger_is_better(mode: str) -> bool:

@@ -9,6 +9,7 @@ Keys are never stored: epoch e draws its batches from ``fold_in(fold_in(key, 1),
 """
 
 import contextlib
+import functools
 import logging
 import signal
 import threading
@@ -43,7 +44,7 @@ class FitResult(NamedTuple):
         last_state: the state after the last epoch that the run trained.
         best_value: monitored metric of the best evaluation; infinitely bad without one.
         best_epoch: epochs done at that evaluation, -1 without one.
-        diverged: whether the run was dropped because a loss was not finite.
+        diverged: whether the run was dropped because a loss, or every value of the monitor, was not finite.
         history: one dict an epoch, ``{"epoch": e, name: value(s)}``; evaluations stand in the chunk's last epoch.
         seconds: wall time, compilation and earlier parts of a resumed run included.
     """
@@ -123,12 +124,15 @@ def fit_many(
     monitor: str | None = None,
     mode: str = "max",
     patience: int | None = None,
+    plateau: early_stop.Plateau | None = None,
     restore: str = "best",
     strategy: str = "auto",
     checkpointer: Checkpointer | None = None,
+    save_seconds: float = 0.0,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_resume: Callable[[int], None] | None = None,
     on_nonfinite: str = "raise",
+    keep: Callable[[list[dict[str, Any]]], Any] | None = None,
 ) -> FitResult:
     """Trains many runs as one compiled program.
 
@@ -145,14 +149,20 @@ def fit_many(
         monitor: the scalar that chooses the best epoch and stops early.
         mode: ``"max"`` or ``"min"``, what is better.
         patience: evaluations without improvement after which a run rests; None to train all epochs.
+        plateau: when a run rests for the sake of a training log, beside ``patience``; needs ``eval_every=1``.
         restore: ``"best"`` or ``"last"`` state as the result.
         strategy: one of ``STRATEGIES``.
-        checkpointer: saves after every chunk, and is read at the start. With one, SIGINT and SIGTERM wait for the
-            end of the chunk and its save. On CPU a resumed run is the uninterrupted one to the bit; accelerators
-            need their deterministic operations switched on for that.
+        checkpointer: saves after a chunk, and is read at the start. With one, SIGINT and SIGTERM wait for the end of
+            the chunk and its save. On CPU a resumed run is the uninterrupted one to the bit; accelerators need their
+            deterministic operations switched on for that.
+        save_seconds: a chunk is saved if this time has passed since the last save, and if training ends with it.
         on_epoch: called on the host with each epoch's dict, values ``[runs]``.
         on_resume: called with the number of epochs found in a checkpoint, before training goes on.
-        on_nonfinite: ``"raise"``, or ``"drop"`` to rest a run whose loss is not finite and mark it ``diverged``.
+        on_nonfinite: ``"raise"``, or ``"drop"`` to rest a run whose loss is not finite and mark it ``diverged``, as a
+            run whose monitor never was finite.
+        keep: ``history -> [runs] booleans``, called on the host after each chunk with all rows so far; a run for
+            which it is False rests from then on, as one that stopped early. It must depend on the history alone,
+            so that a resumed fit rests the same runs.
 
     Returns:
         The result, every array with a leading axis of runs.
@@ -177,6 +187,8 @@ def fit_many(
     stacked = _stacked_hparams(method, hparams or {}, n_runs)
     started = time.perf_counter()
     programs = programs_of(*method[:4], strategy, evaluate, monitor, mode, patience)
+    if plateau is not None:
+        _check_plateau(plateau, eval_every, programs, keys, data, stacked)
     states = programs.init(keys, data, stacked)
     stops = _first_stops(states, mode)
     done, history, diverged, seconds_before = 0, [], np.zeros(n_runs, bool), 0.0
@@ -189,7 +201,7 @@ def fit_many(
             _check_resumable(done, epochs, eval_every, restored.meta["strategy"], strategy)
     if on_resume is not None:
         on_resume(done)
-    trained = False
+    trained, saved = False, time.perf_counter()
 
     with _deferred_signals(checkpointer is not None) as received:
         while done < epochs and bool(np.any(stops.active)):
@@ -219,10 +231,16 @@ def fit_many(
                 stops, scores = programs.judge(states, stops, eval_data, jnp.asarray(done, jnp.int32))
                 rows[-1] |= {name: np.asarray(value).tolist() for name, value in scores.items()}
             history.extend(rows)
+            if plateau is not None:
+                stops = stops._replace(active=stops.active & ~early_stop.on_plateau(plateau, history))
+            if keep is not None:
+                stops = stops._replace(active=stops.active & jnp.asarray(keep(history), bool))
             if on_epoch is not None:
                 for row in rows:
                     on_epoch(row)
-            if checkpointer is not None:
+            ends = done >= epochs or not bool(np.any(stops.active)) or bool(received)
+            if checkpointer is not None and (ends or time.perf_counter() - saved >= save_seconds):
+                saved = time.perf_counter()
                 meta = {
                     "history": history,
                     "diverged": diverged.tolist(),
@@ -237,6 +255,9 @@ def fit_many(
                 _obey(received[0])
 
     seconds = seconds_before + (time.perf_counter() - started if trained or not done else 0.0)
+    if on_nonfinite == "drop" and monitor is not None:
+        # The step after the last sound loss can blow the parameters up, and patience then end the run.
+        diverged = diverged | (np.asarray(stops.best_epoch) < 0)
     return _result(states, stops, history, diverged, seconds, monitor=monitor, restore=restore)
 
 
@@ -288,8 +309,9 @@ def load_many(
     return result, restored.step, bool(np.any(stops.active))
 
 
+@functools.partial(jax.jit, static_argnames="mode")
 def _first_stops(states: TrainState, mode: str) -> early_stop.EarlyStop:
-    return jax.jit(jax.vmap(lambda params: early_stop.init(params, mode=mode)))(states.params)
+    return jax.vmap(lambda params: early_stop.init(params, mode=mode))(states.params)
 
 
 def _result(states, stops, history, diverged, seconds, *, monitor, restore) -> FitResult:
@@ -348,6 +370,26 @@ def _check_settings(
     if patience is not None and monitor is None:
         raise ConfigError(f"patience is {patience}, but no monitor says what should improve")
     return resolve_strategy(strategy)
+
+
+def _check_plateau(plateau: early_stop.Plateau, eval_every: int, programs, keys, data, stacked) -> None:
+    """Refuses a rule that cannot be followed, before anything is trained."""
+    if not (plateau.tolerance >= 0 and plateau.patience >= 1):
+        raise ConfigError(
+            f"plateau has tolerance {plateau.tolerance} and patience {plateau.patience}; they must be at least 0 and 1"
+        )
+    if eval_every != 1:
+        raise ConfigError(
+            f"plateau stops a run after any epoch, and eval_every is {eval_every}: the host would see it late; set "
+            "eval_every=1"
+        )
+    states = jax.eval_shape(programs.init, keys, data, stacked)
+    active = jnp.ones(keys.shape[0], bool)
+    logs = jax.eval_shape(programs.chunk(1), states, keys, active, data, jnp.asarray(0, jnp.int32))[1]
+    if plateau.log not in logs:
+        raise ConfigError(
+            f"plateau.log is {plateau.log!r}, which this method does not log; there are {sorted(logs)}"
+        )
 
 
 def resolve_strategy(strategy: str) -> str:

@@ -30,6 +30,7 @@ _PACKAGES = (
     "tensorstore",
     "safetensors",
     "ml_collections",
+    "optuna",
     "polars",
 )
 

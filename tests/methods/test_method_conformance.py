@@ -30,17 +30,57 @@ def _with_propensity(factory):
     return lambda: factory(_mf(), models.additive_logistic(N_USERS, N_ITEMS), batch_size=16)
 
 
+def _mmoe():
+    return models.mmoe(N_USERS, N_ITEMS, dim=DIM, n_experts=2, expert_hidden=(8,), tower_hidden=(4,))
+
+
+def _with_towers(factory):
+    return lambda: factory(_mf(), models.additive_logistic(N_USERS, N_ITEMS), _mf(), batch_size=16)
+
+
+def _with_calibration(factory):
+    logistic = models.additive_logistic(N_USERS, N_ITEMS, dim=DIM)
+    return lambda: factory(_mf(), _mf(), logistic, user_vectors=models.user_vectors, batch_size=16)
+
+
+def _doubly_robust(factory):
+    return lambda: factory(_mf(), _mf(), models.additive_logistic(N_USERS, N_ITEMS), batch_size=16)
+
+
 BUILD = {
     "alter_opt": _with_exposure(methods.alter_opt),
+    "badr": _doubly_robust(methods.badr),
+    "badr_mmoe": lambda: methods.badr_mmoe(_mmoe(), batch_size=16),
     "bi_opt2": _with_exposure(methods.bi_opt2),
     "biif": _with_exposure(methods.biif),
     "bpr": lambda: methods.bpr(_mf(), batch_size=16),
+    "cvib": lambda: methods.cvib(_mf(), batch_size=16),
+    "d_dr": _doubly_robust(methods.d_dr),
+    "damf": lambda: methods.damf(models.mf(N_USERS, N_ITEMS, dim=DIM, bias=True), _mf(), batch_size=16),
+    "dce_dr": _with_calibration(methods.dce_dr),
+    "dce_tdr": _with_calibration(methods.dce_tdr),
+    "ddpo": _with_towers(methods.ddpo),
+    "dib": lambda: methods.dib(_mf(), batch_size=16),
+    "dr_bias": _doubly_robust(methods.dr_bias),
+    "dr_jl": _doubly_robust(methods.dr_jl),
+    "dr_mse": _doubly_robust(methods.dr_mse),
+    "dr_mse_gpl": _doubly_robust(methods.dr_mse_gpl),
+    "eib": lambda: methods.eib(_mf(), _mf(), batch_size=16),
+    "escm2_dr": _with_towers(methods.escm2_dr),
+    "escm2_ips": _with_propensity(methods.escm2_ips),
     "ips": _with_propensity(methods.ips),
     "joint_opt": _with_exposure(methods.joint_opt),
     "mean_logit": methods.mean_logit,
     "mf": lambda: methods.mf(_mf(), batch_size=32),
+    "mf_bias": lambda: methods.mf_bias(models.mf(N_USERS, N_ITEMS, dim=DIM, bias=True), batch_size=16),
+    "mrdr": _doubly_robust(methods.mrdr),
+    "multi_dr": _with_towers(methods.multi_dr),
+    "multi_ips": _with_propensity(methods.multi_ips),
     "relmf": lambda: methods.relmf(_mf(), batch_size=32),
+    "sndr": _doubly_robust(methods.sndr),
     "snips": _with_propensity(methods.snips),
+    "stable_dr": _doubly_robust(methods.stable_dr),
+    "tdr_cl": _doubly_robust(methods.tdr_cl),
     "umf": lambda: methods.umf(_mf(), batch_size=32),
 }
 
@@ -142,7 +182,7 @@ class TestMethod:
     def test_exposure_is_a_probability(self, name):
         method = _method(name)
         if method.exposure is None:
-            assert name in ("mean_logit", "mf", "bpr")
+            assert name in ("bpr", "cvib", "damf", "dib", "eib", "mean_logit", "mf", "mf_bias")
             return
         users, items = jnp.meshgrid(jnp.arange(N_USERS), jnp.arange(N_ITEMS), indexing="ij")
         exposure = method.exposure(_start(name), _data(), users, items)

@@ -85,6 +85,23 @@ def test_history_and_popularity_may_be_left_out(tmp_path):
     assert (loaded.seen, loaded.popularity, loaded.params, loaded.meta) == (None, None, {}, {})
 
 
+def test_features_that_the_model_reads_come_along(tmp_path):
+    features = {"user_features": np.eye(5), "item_features": np.arange(8.0).reshape(4, 2)}
+    save_bundle(tmp_path / "b", **parts(**features))
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == sorted([*FILES, "features.safetensors"])
+    loaded = load_bundle(tmp_path / "b")
+    for name, table in features.items():
+        assert getattr(loaded, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(loaded, name), table)
+    save_bundle(tmp_path / "c", **parts(item_features=features["item_features"]))
+    assert load_bundle(tmp_path / "c").user_features is None
+    (tmp_path / "b" / "features.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"is damaged: .*features.safetensors"):
+        load_bundle(tmp_path / "b")
+    with pytest.raises(DataError, match=r"item_features must be finite, of shape \(4, d\), got \(5, 5\)"):
+        save_bundle(tmp_path / "d", **parts(item_features=np.eye(5)))
+
+
 def test_a_matrix_that_is_not_contiguous_is_saved_as_it_reads(tmp_path):
     table = np.arange(6, dtype=np.float32).reshape(2, 3).T
     save_bundle(tmp_path / "b", **parts(params={"table": table}))

@@ -1,0 +1,126 @@
+"""Figures 1-4 of BADR, drawn from our own runs; the paper prints no numbers for them."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from debias_jax import _markdown, _plots
+from debias_jax._config import choose
+from debias_jax._fit import make_judge
+from debias_jax._rows import changed, run_rows
+from debias_jax.data.types import Dataset
+from debias_jax.errors import ConfigError, require_extra
+
+ABLATIONS = {
+    "1a": (("badr", "badr"), ("badr", "dr_jl"), ("dr_jl", "")),
+    "1b": (
+        ("badr", "badr"),
+        *(("badr", name) for name in ("mrdr", "dr_bias", "dr_mse")),
+        *((name, "") for name in ("mrdr", "dr_bias", "dr_mse")),
+    ),
+}
+"""The parts of Figure 1 as (method, imputation loss of BADR): the loss left out, then the estimator too; the loss taken
+from another method, beside that method."""
+
+BATCH_SIZES = {
+    "coat": (32, 64, 128, 256, 512, 1024),
+    "kuairec": (256, 512, 1024, 2048, 4096, 8192, 16384),
+    "yahoo_r3": (256, 512, 1024, 2048, 4096, 8192, 16384),
+}
+"""Batch sizes of Figure 3, by dataset; the whole log is the last."""
+
+
+def draw(
+    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, command: str, folder: pathlib.Path
+) -> str:
+    """Draws the figures of one dataset.
+
+    Args:
+        config: the variants; those of Figure 1 are found by method and imputation loss, Figures 3 and 4 show ``badr``.
+        workdir: of the runs.
+        dataset: the config's.
+        command: to print in the section.
+        folder: of the images, beside the page.
+
+    Returns:
+        The section: the images, and the numbers of Figures 1 and 3.
+
+    Raises:
+        ConfigError: the dataset is none of the paper's, there is no ``badr``, or validation does not measure the loss.
+        MissingExtraError: matplotlib is not installed.
+    """
+    require_extra("matplotlib", "plot")
+    sizes = (*choose("dataset of these figures", dataset.name, BATCH_SIZES), len(dataset.train))
+    judge = make_judge(config, dataset, "validation")
+    if judge is None or "log_loss" not in judge.protocol.metrics:
+        raise ConfigError(
+            "Figure 2 draws the log loss on the validation part, which is as unbiased as the test part; add "
+            "'log_loss' to config.protocol.validation_metrics"
+        )
+    roles = {name: _role(config.variants[name]) for name in config.methods}
+    if ("badr", "badr") not in roles.values():
+        raise ConfigError(
+            "the config has no variant of badr with its own imputation loss, which all figures show"
+        )
+    scored = run_rows(config, workdir)
+    if not all("log_loss" in row for one in scored for row in one.history[-1:]):
+        raise ConfigError(
+            f"Figure 2 draws log_loss, and the runs in {workdir} were trained before it was among "
+            "config.protocol.validation_metrics; use another --workdir"
+        )
+    own = [one for one in scored if roles[one.name] == ("badr", "badr")]
+    folder.mkdir(parents=True, exist_ok=True)
+    images = {}
+
+    def image(number: str, caption: str) -> pathlib.Path:
+        path = folder / f"badr_figure{number}_{dataset.name}.png"
+        images[caption] = path
+        return path
+
+    for part, wanted in ABLATIONS.items():
+        shown = [one for one in scored if roles[one.name] in wanted]
+        _plots.compare(image(part, f"Figure {part}: ablation"), shown)
+    _plots.curves(
+        image("2", "Figure 2: loss on unbiased data"), scored, {"log_loss": "log loss on unbiased data"}
+    )
+    series: dict[str, dict[float, list[float]]] = {one.name: {} for one in own}
+    for size in sizes:
+        at_size = changed(config, {"train": {"batch_size": size}})
+        at_size.methods = tuple(series)
+        for one in run_rows(at_size, workdir / f"batch_{size}"):
+            series[one.name][size] = one.values()["auc"]
+    _plots.save_settings(
+        image("3", "Figure 3: batch size"), series, xlabel="batch size", ylabel="auc", title=dataset.name
+    )
+    _plots.curves(
+        image("4", "Figure 4: training losses"),
+        own,
+        {
+            "loss/prediction": "prediction loss",
+            "loss/imputation": "imputation loss",
+            "observed_loss": "observed_loss",
+        },
+    )
+    body = [
+        [name, *(_markdown.measured(values, 4) for values in points.values())]
+        for name, points in series.items()
+    ]
+    links = [f"![{caption}, {dataset.name}](figures/{path.name})" for caption, path in images.items()]
+    return "\n\n".join(
+        [
+            f"### {dataset.name}: Figures 1-4 of BADR",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for them.",
+            *links,
+            "Test metrics, mean ± sd over seeds:",
+            "\n".join(_markdown.ours(scored, digits=4)),
+            "AUC by batch size:",
+            "\n".join(_markdown.rows(["method", *map(str, sizes)], body)),
+        ]
+    )
+
+
+def _role(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Method, and which imputation loss BADR is trained with."""
+    return entry["method"], entry["options"].get("imputation", "badr") if entry["method"] == "badr" else ""

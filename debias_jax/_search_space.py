@@ -1,0 +1,90 @@
+"""Ranges of a search, read from ``config.tune``: what is varied for a variant, and which settings come first."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from debias_jax.errors import ConfigError, nearest
+
+
+def _own(table: Mapping[str, Any], name: str, method: str, default: Any) -> tuple[str, Any]:
+    """The entry of a variant, or else of its method, and the key that it stands under."""
+    return next(((key, table[key]) for key in (name, method) if key in table), (name, default))
+
+
+def search_space(config: ConfigDict, name: str, method: str, known: Mapping[str, float]) -> dict[str, list]:
+    """``{hyperparameter: [kind, low, high] or ["choice", [values]]}`` of a variant, by name."""
+    where, own = _own(config.tune.space, name, method, {})
+    for key in own:
+        if key not in known:
+            raise ConfigError(f"unknown hyperparameter tune.space.{where}.{key}; {nearest(key, known)}")
+    default = {key: spec for key, spec in config.tune.space.get("default", {}).items() if key in known}
+    space = {}
+    for key, spec in sorted({**default, **own}.items()):
+        # A value that the user gave for every variant of the run is not searched.
+        if config.train.get(key) is None:
+            space[key] = _spec(f"tune.space.{where if key in own else 'default'}.{key}", spec)
+    if not space:
+        raise ConfigError(
+            f"nothing is searched for {name}: it has the hyperparameters {', '.join(known)}, and tune.space gives a "
+            f"range for none that is free; add tune.space.{name}"
+        )
+    return space
+
+
+def _spec(where: str, spec: Any) -> list:
+    """A checked range, in the form that JSON would give it back."""
+    try:
+        kind, *values = spec
+        if kind == "choice":
+            (choices,) = values
+            checked = [float(value) for value in choices]
+            sound = len(checked) > 0
+            values = [checked]
+        else:
+            values = low, high = [float(value) for value in values]
+            sound = kind in ("log", "uniform") and low < high and (kind == "uniform" or low > 0)
+            checked = values
+        sound = sound and all(map(math.isfinite, checked))
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ConfigError(
+            f"cannot read {where} = {spec!r}; write ('log', low, high) with 0 < low < high, ('uniform', low, high) "
+            "with low < high, or ('choice', (value, ...))"
+        )
+    return [kind, *values]
+
+
+def first_settings(
+    config: ConfigDict, name: str, method: str, space: dict[str, list]
+) -> list[dict[str, float]]:
+    """The settings that a variant's search begins with."""
+    where, settings = _own(config.tune.first, name, method, ())
+    checked = []
+    for setting in settings:
+        for key, value in setting.items():
+            if key not in space:
+                raise ConfigError(
+                    f"tune.first.{where} sets {key!r}, which is not searched; {nearest(key, space)}"
+                )
+            kind, *values = space[key]
+            inside = value in values[0] if kind == "choice" else values[0] <= value <= values[1]
+            if not inside:
+                raise ConfigError(f"tune.first.{where} sets {key} to {value}, outside its range {space[key]}")
+        checked.append({key: float(value) for key, value in setting.items()})
+    return checked
+
+
+def distributions(space: Mapping[str, list]) -> dict[str, Any]:
+    """The space as Optuna's distributions."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    kinds = {
+        "log": lambda low, high: FloatDistribution(low, high, log=True),
+        "uniform": FloatDistribution,
+        "choice": CategoricalDistribution,
+    }
+    return {name: kinds[kind](*values) for name, (kind, *values) in space.items()}

@@ -1,0 +1,127 @@
+"""Frames of the doubly robust methods: observed rows, and a uniform sample of all pairs beside them.
+
+| frame | rows of a step | population of a step |
+|---|---|---|
+| ``pairs`` | B observed rows, each once an epoch | G B pairs drawn uniformly (the released programs) |
+| ``block`` | B observed rows, each once an epoch | a random set of users x a random set of items, G B pairs or a few less |
+| ``uniform`` | G B pairs drawn uniformly, labels where observed | the rows themselves (BADR, eq. 13) |
+
+Each pair of a ``block`` is as likely as any other, so that means over it are unbiased; its pairs share users and
+items, which raises their variance, and its scores are one matrix product, which is far cheaper than G B look-ups.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax import sampling
+from debias_jax.methods.base import BatchesFn, CvrBatch, PairBatch, Pairs, TrainData
+from debias_jax.types import Array, Key
+
+FRAMES = ("pairs", "block", "uniform")
+WEIGHTINGS = ("population", "batch")
+
+
+def cvr_batches(
+    frame: str, *, batch_size: int, ratio: int, weighting: str = "population", with_observed: bool = False
+) -> BatchesFn:
+    """The frame of that name.
+
+    Args:
+        frame: one of ``FRAMES``.
+        batch_size: B, observed rows a step (of ``pairs`` and ``block``; ``uniform`` takes as many steps an epoch).
+        ratio: G, pairs of the population for each observed row.
+        weighting: what one observed row counts against one pair of the population. ``"population"``: as much as the
+            share of observed pairs asks for, (n / N) / (B / m) with n of N pairs observed and m pairs drawn, so that
+            sums over rows and population estimate sums over the same matrix. ``"batch"``: 1, as in the released
+            programs, which over-weights the observed rows by (N / n) / G. No matter in ``uniform``.
+        with_observed: whether the population tells which of its pairs were observed, and their labels.
+
+    Returns:
+        A function of data and key that gives ``CvrBatch`` with leading axes ``[steps]``.
+
+    Raises:
+        ValueError: unknown ``frame`` or ``weighting``, or a size below 1.
+    """
+    for what, value, allowed in (("frame", frame, FRAMES), ("weighting", weighting, WEIGHTINGS)):
+        if value not in allowed:
+            raise ValueError(f"unknown {what} {value!r}; there are {', '.join(allowed)}")
+    if batch_size < 1 or ratio < 1:
+        raise ValueError(f"batch_size and ratio must be at least 1, got {batch_size} and {ratio}")
+
+    def uniform(data: TrainData, key: Key) -> CvrBatch:
+        n_users, n_items = data.matrix_size
+        steps = -(-data.users.shape[0] // batch_size)
+        shape = (steps, batch_size * ratio)
+        users, items = sampling.uniform_pairs(key, shape, n_users=n_users, n_items=n_items)
+        observed, labels = look_up(data, users, items)
+        ones = jnp.ones(shape, jnp.float32)
+        return CvrBatch(PairBatch(users, items, labels, ones, jnp.ones(shape, bool)), observed, None)
+
+    def observed_and_population(data: TrainData, key: Key) -> CvrBatch:
+        row_key, population_key = jax.random.split(key)
+        n, (n_users, n_items) = data.users.shape[0], data.matrix_size
+        index, where = sampling.epoch_batches(row_key, n, batch_size=batch_size)
+        steps = index.shape[0]
+        if frame == "pairs":
+            users, items = sampling.uniform_pairs(
+                population_key, (steps, batch_size * ratio), n_users=n_users, n_items=n_items
+            )
+        else:
+            users, items = _blocks(
+                population_key, steps, batch_size * ratio, n_users=n_users, n_items=n_items
+            )
+        population = Pairs(users, items)
+        if with_observed:
+            population = Pairs(users, items, *look_up(data, users, items))
+        if weighting == "population":
+            size = math.prod(jnp.broadcast_shapes(users.shape[1:], items.shape[1:]))
+            balance = size * n / (float(n_users) * float(n_items) * batch_size)
+        else:
+            balance = 1.0
+        # The last batch may hold fewer rows; each then stands for more.
+        filled = jnp.sum(where, axis=1, keepdims=True, dtype=jnp.float32)
+        weights = jnp.broadcast_to(balance * batch_size / filled, where.shape)
+        propensities = None if data.propensities is None else data.propensities[index]
+        rows = PairBatch(
+            data.users[index], data.items[index], data.labels[index], weights, where, propensities
+        )
+        return CvrBatch(rows, where, population)
+
+    return uniform if frame == "uniform" else observed_and_population
+
+
+def look_up(data: TrainData, users: Array, items: Array) -> tuple[Array, Array]:
+    """Whether pairs were observed, and their labels (0 where not); of the broadcast shape."""
+    at = sampling.find(data.observed_set, users, items)
+    observed = at >= 0
+    return observed, jnp.where(observed, data.observed_labels[jnp.maximum(at, 0)], 0.0)
+
+
+def _blocks(key: Key, steps: int, size: int, *, n_users: int, n_items: int) -> tuple[Array, Array]:
+    """``users [steps, a, 1]`` and ``items [steps, 1, b]``, each step's distinct, with a b <= ``size`` and about equal.
+
+    A step takes a window of a random cyclic order: every user (item) is in as many windows as any other, so that each
+    pair is equally likely.
+    """
+    side = math.isqrt(size)
+    n_block_users = min(n_users, max(side, size // n_items))
+    n_block_items = min(n_items, max(1, size // n_block_users))
+    user_key, item_key = jax.random.split(key)
+    return (
+        _windows(user_key, steps, n_block_users, n_users)[:, :, None],
+        _windows(item_key, steps, n_block_items, n_items)[:, None, :],
+    )
+
+
+def _windows(key: Key, steps: int, width: int, n: int) -> Array:
+    """``[steps, width]`` ids: an epoch walks through random orders of all n ids, a fresh one whenever one is used up."""
+    per_order = n // width
+    orders = -(-steps // per_order)
+
+    def one_order(order_key: Key) -> Array:
+        index, _ = sampling.epoch_batches(order_key, n, batch_size=width)
+        return index[:per_order]
+
+    return jax.vmap(one_order)(jax.random.split(key, orders)).reshape(-1, width)[:steps]

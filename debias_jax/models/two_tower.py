@@ -1,0 +1,148 @@
+"""Two towers: a network over a user's id and features, another over an item's, and an inner product."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from debias_jax.errors import ConfigError
+from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, inner_products, lookup, param
+from debias_jax.types import Array, Key, Params
+
+MAX_FEATURE_BYTES = 16 * 2**20
+"""The largest feature table, which is compiled into every program that scores."""
+
+
+def two_tower(
+    n_users: int,
+    n_items: int,
+    *,
+    dim: int,
+    user_features: np.ndarray | None = None,
+    item_features: np.ndarray | None = None,
+    hidden: Sequence[int] = (64,),
+    ids: bool = True,
+    bias: bool = False,
+    init_scale: float = 0.1,
+) -> Model:
+    r"""Two towers over ids and features: the logit of a pair is the inner product of what they give.
+
+    .. math::
+        s_{ui} = f([\omega_u; x_u])^\top g([\omega_i; x_i]) \; (+\, b_u + b_i + b)
+
+    with embeddings :math:`\omega`, given features :math:`x`, and multilayer perceptrons :math:`f, g` with ReLU and a
+    linear last layer. ``apply(params, users, items)`` broadcasts like ``mf``; an id out of range scores NaN.
+
+    A tower runs once for an id: over all ids where more are asked for than there are, over the asked ones otherwise.
+    The features are no parameters and ``apply`` has no place for them, so it closes over them.
+
+    Args:
+        n_users: rows of the user table.
+        n_items: rows of the item table.
+        dim: length of the embeddings and of what the towers give.
+        user_features: ``[n_users, d]``, or None.
+        item_features: ``[n_items, d]``, or None.
+        hidden: widths of the hidden layers of each tower.
+        ids: whether the towers see ids; without, pairs that nobody rated are scored by their features alone.
+        bias: whether to add user, item and global biases, which start at 0.
+        init_scale: standard deviation of the embeddings' normal initialisation; layers start with variance 1 / fan-in.
+
+    Returns:
+        The model; parameters ``user`` and ``item``, each with ``embedding [n, dim]`` and ``layers``, and the biases of
+        ``mf``.
+
+    Raises:
+        ConfigError: a size is not a positive integer, features do not fit or are larger than ``MAX_FEATURE_BYTES``, or
+            a tower has no input.
+        ValueError: (``apply``) users do not broadcast against items.
+        TypeError: (``apply``) ids are not integers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> model = two_tower(3, 5, dim=2, user_features=np.eye(3), hidden=(8,))
+        >>> params = model.init(jax.random.key(0))
+        >>> model.apply(params, jnp.arange(3)[:, None], jnp.arange(5)[None, :]).shape
+        (3, 5)
+
+    Source:
+        Covington, Adams, Sargin, "Deep neural networks for YouTube recommendations" (RecSys 2016); Yi et al.,
+        "Sampling-bias-corrected neural modeling for large corpus item recommendations" (RecSys 2019).
+    """
+    check_sizes(n_users=n_users, n_items=n_items, dim=dim)
+    for position, width in enumerate(hidden):
+        check_sizes(**{f"hidden[{position}]": width})
+    user_features = _checked("user_features", user_features, n_users)
+    item_features = _checked("item_features", item_features, n_items)
+    sides = {"user": (n_users, user_features), "item": (n_items, item_features)}
+    for side, (_, features) in sides.items():
+        if features is None and not ids:
+            raise ConfigError(f"the {side} tower has no input: give {side}_features, or set ids=True")
+    shapes = [(rows, 0 if features is None else features.shape[1]) for rows, features in sides.values()]
+    towers = from_nnx(lambda rngs: _TwoTowers(*shapes, dim, tuple(hidden), ids, bias, init_scale, rngs=rngs))
+
+    def apply(params: Params, users: Array, items: Array, *, key: Key | None = None) -> Array:
+        return towers.apply(params, users, items, user_features, item_features, key=key)
+
+    return Model(towers.init, apply)
+
+
+def _checked(name: str, features: np.ndarray | None, n_rows: int) -> np.ndarray | None:
+    if features is None:
+        return None
+    features = np.asarray(features, np.float32)
+    if features.ndim != 2 or features.shape[0] != n_rows or not features.shape[1]:
+        raise ConfigError(f"{name} must be of shape ({n_rows}, d) with d >= 1, got {features.shape}")
+    if not np.isfinite(features).all():
+        raise ConfigError(f"{name} must be finite; replace what is missing, and add a column that says so")
+    if features.nbytes > MAX_FEATURE_BYTES:
+        raise ConfigError(
+            f"{name} take {features.nbytes / 2**20:.0f} MiB and are compiled into the programs; at most "
+            f"{MAX_FEATURE_BYTES // 2**20} MiB are taken, reduce their columns"
+        )
+    return features
+
+
+class _Tower(nnx.Module):
+    def __init__(self, n_rows, n_features, dim, hidden, ids, init_scale, *, rngs):
+        self.ids = ids
+        self.n_rows = n_rows
+        if ids:
+            self.embedding = param(rngs(), (n_rows, dim), init_scale)
+        widths = (dim * ids + n_features, *hidden, dim)
+        self.layers = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in itertools.pairwise(widths)])
+
+    def __call__(self, ids, features):
+        tables = [] if features is None else [jnp.asarray(features)]
+        if self.ids:
+            tables.insert(0, self.embedding[...])
+        inputs = jnp.concatenate(tables, axis=-1)
+        if ids.size < self.n_rows:
+            return self.network(lookup(inputs, ids))
+        return lookup(self.network(inputs), ids)
+
+    def network(self, x):
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class _TwoTowers(nnx.Module):
+    def __init__(self, user_shape, item_shape, dim, hidden, ids, bias, init_scale, *, rngs):
+        self.user = _Tower(*user_shape, dim, hidden, ids, init_scale, rngs=rngs)
+        self.item = _Tower(*item_shape, dim, hidden, ids, init_scale, rngs=rngs)
+        self.bias = bias
+        if bias:
+            self.user_bias = nnx.Param(jnp.zeros(user_shape[0], jnp.float32))
+            self.item_bias = nnx.Param(jnp.zeros(item_shape[0], jnp.float32))
+            self.global_bias = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def __call__(self, users, items, user_features, item_features):
+        check_pairs(users, items)
+        logits = inner_products(self.user(users, user_features), self.item(items, item_features))
+        if self.bias:
+            logits += lookup(self.user_bias[...], users) + lookup(self.item_bias[...], items)
+            logits += self.global_bias[...]
+        return logits

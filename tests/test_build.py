@@ -1,0 +1,114 @@
+"""What a config may ask for: models by name, features, splits and what they take from the log."""
+
+import numpy as np
+import pytest
+
+from debias_jax import _build, _config, data, experiment
+from debias_jax._fit import make_judge
+from debias_jax.errors import ConfigError
+from debias_jax.metrics import PROTOCOLS
+
+
+def _config_of(method, *, model=None, split=None, **options):
+    config = experiment.base_config()
+    with config.unlocked():
+        config.methods = ("it",)
+        config.variants.it = _config.variant(method, options=options)
+        config.baseline = "it"
+        config.seeds = (0, 1)
+        config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "mean_exposure": 0.3}
+        config.data.split = split or {}
+        config.model.update({"dim": 4, "hidden": (6,), **(model or {})})
+        config.train.update({"epochs": 4, "eval_every": 4, "batch_size": 128, "lr": 0.02})
+    return config
+
+
+def _built(method, *, model=None, **features):
+    config = _config_of(method, model=model)
+    return _build.build_method(config, config.variants.it, n_users=3, n_items=5, **features)
+
+
+class TestModels:
+    def test_two_tower_needs_the_features_that_it_is_told_to_read(self):
+        for method in ("mf", "ips"):
+            _built(method, model={"name": "two_tower"})
+            _built(method, model={"name": "two_tower", "features": True}, user_features=np.eye(3))
+        with pytest.raises(ConfigError, match="the dataset has no features of users or items"):
+            _built("mf", model={"name": "two_tower", "features": True})
+        with pytest.raises(ConfigError, match="mf reads no features; take model.name='two_tower'"):
+            _built("mf", model={"features": True}, user_features=np.eye(3))
+
+    def test_a_method_that_shares_vectors_needs_mf(self):
+        with pytest.raises(ConfigError, match="biif shares the vectors of mf; set model.name='mf'"):
+            _built("biif", model={"name": "two_tower"})
+
+    def test_unknown_model_and_key(self):
+        with pytest.raises(ConfigError, match="unknown model 'two_towers'; did you mean 'two_tower'"):
+            _built("mf", model={"name": "two_towers"})
+
+    def test_hyperparameters_need_no_dataset(self):
+        config = _config_of("ips", model={"name": "two_tower", "features": True})
+        found = _build.default_hparams(config, config.variants.it)
+        assert found == _built("ips").hparams
+
+
+class TestSplits:
+    def test_subsample_thins_training_and_leaves_the_other_parts(self):
+        whole, _ = experiment.load_dataset(_config_of("mf"))
+        part, _ = experiment.load_dataset(_config_of("mf", split={"name": "subsample", "fraction": 0.4}))
+        assert len(part.train) == int(0.4 * len(whole.train))
+        assert np.isin(part.train.pair_keys, whole.train.pair_keys).all()
+        np.testing.assert_array_equal(part.test.pair_keys, whole.test.pair_keys)
+        again, _ = experiment.load_dataset(
+            _config_of("mf", split={"name": "subsample", "fraction": 0.4, "seed": 2024})
+        )
+        np.testing.assert_array_equal(part.train.pair_keys, again.train.pair_keys)
+        with pytest.raises(ConfigError, match=r"unknown key data.split.rate"):
+            experiment.load_dataset(_config_of("mf", split={"name": "subsample", "rate": 0.4}))
+
+    @pytest.mark.parametrize(
+        ("split", "parts"),
+        [
+            ({}, ()),
+            ({"name": "biif"}, ("validation",)),
+            ({"name": "random", "seed": 0}, ("validation", "test")),
+            ({"name": "subsample", "fraction": 0.5}, ()),
+        ],
+    )
+    def test_which_parts_are_of_the_log(self, split, parts):
+        assert _build.parts_of_log(_config_of("mf", split=split)) == parts
+
+    def test_validation_of_the_dataset_is_no_part_of_the_log(self):
+        """A judge that masks what was logged masks the held-out log rows of a split of ours, and only those."""
+
+        def masked(dataset, split):
+            config = _config_of("mf", split=split)
+            judge = make_judge(config, dataset, "test", PROTOCOLS["xir"].with_metrics("ndcg@5"))
+            return int((judge.eval_set.seen < dataset.n_items).sum())
+
+        dataset, _ = experiment.load_dataset(_config_of("mf", split={"name": "biif"}))
+        assert masked(dataset, {"name": "biif"}) == len(dataset.train) + len(dataset.validation)
+        assert masked(dataset, {"name": "subsample", "fraction": 1.0}) == len(dataset.train)
+
+
+def test_features_travel_with_the_bundle(tmp_path, data_dir):
+    """Coat with features: the recommendations of the workdir alone are those of the trained model."""
+    config = _config_of("mf", frame="observed", model={"name": "two_tower", "features": True})
+    with config.unlocked():
+        config.data.name = "coat"
+        config.data.path = str(data_dir / "coat")
+        config.data.options = {"threshold": 4.0}
+        config.seeds = (0,)
+        config.protocol.metrics = ("auc",)
+        config.protocol.headline = "auc"
+    experiment.run(config, tmp_path / "run", quiet=True)
+    bundle, score = experiment.load_predictor(tmp_path / "run")
+    coat = data.coat.load(data_dir / "coat")
+    np.testing.assert_array_equal(bundle.user_features, coat.user_features)
+    np.testing.assert_array_equal(bundle.item_features, coat.item_features)
+    users, items = np.arange(290)[:, None], np.arange(300)[None, :]
+    before = np.asarray(score(bundle.params, users, items))
+    assert before.shape == (290, 300) and np.isfinite(before).all()
+    rows = experiment.recommend(tmp_path / "run", "7", k=3, exclude_seen=False)
+    best = np.argsort(-before[7], kind="stable")[:3]
+    assert [row.item for row in rows] == [str(item) for item in best]
