@@ -4,11 +4,11 @@
     python benchmarks/cvr_epoch.py
 
 The PyTorch side is written for this comparison from the description of the released step: per step the propensities of
-the observed rows, a backward pass and Adam step of the prediction model, the same for the imputation model; permutations
-of the rows and of all pairs an epoch. Ours is ``methods.badr`` with the options of ``badr_released``, once with a
-list of uniform pairs and once with blocks. Sizes are the paper's. Every program runs once in each round, so that a change
-of the machine's mood hits all alike; times and ratios are medians over rounds. Without ``DEBIAS_DATA_DIR`` the rows are
-drawn at random in the data's sizes, which costs the same.
+the observed rows, a backward pass and Adam step of the prediction model, the same for the imputation model; a
+permutation of the rows and one of all pairs an epoch. Ours is ``methods.badr`` with the options of ``badr_released``,
+once with a list of uniform pairs and once with blocks. Sizes are the paper's. Every program runs once in each round, so
+that a change of the machine's mood hits all alike; times and ratios are medians over rounds. Without
+``DEBIAS_DATA_DIR`` the rows are drawn at random in the data's sizes, which costs the same.
 """
 
 import argparse
@@ -99,6 +99,7 @@ class TorchMf(torch.nn.Module):
         self.user, self.item = torch.nn.Embedding(n_users, dim), torch.nn.Embedding(n_items, dim)
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        """Probabilities of pairs ``[B, 2]``."""
         return torch.sigmoid((self.user(pairs[:, 0]) * self.item(pairs[:, 1])).sum(1))
 
 
@@ -111,6 +112,7 @@ class TorchPropensity(torch.nn.Module):
         self.linear = torch.nn.Linear(2 * dim, 1)
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        """Probabilities of pairs ``[B, 2]``."""
         vectors = torch.cat([self.user(pairs[:, 0]), self.item(pairs[:, 1])], dim=1)
         return torch.sigmoid(self.linear(vectors))[:, 0]
 

@@ -73,9 +73,7 @@ def corrected(batch: Batch) -> Moments:
     limit = (np.sum(h) + np.sum(p / q * (e - h))) / weight
     centred = e - h - limit
     curvature = -np.sum(p * (1 - p) * centred / q**2) / weight**2
-    return Moments(
-        limit - e.mean() + curvature, np.sum(p * (1 - p) * centred**2 / q**2) / weight**2
-    )
+    return Moments(limit - e.mean() + curvature, np.sum(p * (1 - p) * centred**2 / q**2) / weight**2)
 
 
 def closed_form(batch: Batch) -> Moments:
@@ -123,9 +121,7 @@ def moments(values: np.ndarray, ideal: float) -> Moments:
     """Bias and variance of simulated values."""
     n, mean, variance = len(values), values.mean(), values.var()
     fourth = np.mean((values - mean) ** 4)
-    return Moments(
-        mean - ideal, variance, np.sqrt(variance / n), np.sqrt(max(fourth - variance**2, 0.0) / n)
-    )
+    return Moments(mean - ideal, variance, np.sqrt(variance / n), np.sqrt(max(fourth - variance**2, 0.0) / n))
 
 
 def cases(seed: int) -> dict[str, Batch]:
@@ -136,23 +132,24 @@ def cases(seed: int) -> dict[str, Batch]:
         p = np.clip(0.1 * np.exp(rng.normal(-0.18, 0.6, m)), 0.01, 0.9)
         e = rng.gamma(2.0, 0.35, m)
         noisy = np.clip(1.5 * p * np.exp(rng.normal(0.0, 0.3, m)), 0.01, 1.0)
-        return e, 0.6 * e + rng.uniform(0.0, 0.6, m), p, noisy, rng.permutation(m)
+        return e, 0.5 * e + rng.uniform(0.0, 0.4, m), p, noisy, rng.permutation(m)
 
+    sizes = {m: parts(m) for m in (500, 2000)}
     table = {}
-    for m in (500, 2000):
-        e, imperfect, p, noisy, _ = parts(m)
+    for m, (e, imperfect, p, _, _) in sizes.items():
         table[f"p_hat = p, e_hat imperfect, m = {m}"] = Batch(e, imperfect, p, p)
-        table[f"e_hat = e, p_hat too large and noisy, m = {m}"] = Batch(e, e, p, noisy)
+    for m, (e, _, p, noisy, _) in sizes.items():
+        table[f"e_hat = e, p_hat noisy and 1.5 times too large, m = {m}"] = Batch(e, e, p, noisy)
+    e, imperfect, p, noisy, _ = sizes[2000]
     table["e_hat = e, p_hat = p / 2, m = 2000"] = Batch(e, e, p, p / 2)
     table["both wrong, m = 2000"] = Batch(e, imperfect, p, noisy)
-    table["e_hat = 0 (SNIPS, IPS), p_hat noisy, m = 2000"] = Batch(e, np.zeros(m), p, noisy)
-    m = 500
-    e, imperfect, p, _, order = parts(m)
-    rare = order < m // 20
+    table["e_hat = 0 (SNIPS, SNIPS, IPS), p_hat noisy, m = 2000"] = Batch(e, np.zeros_like(e), p, noisy)
+    e, imperfect, p, _, order = sizes[500]
+    rare = order < 25
     table["5 % of pairs with p = 0.1 and p_hat = 1e-4, m = 500"] = Batch(
         e, imperfect, np.where(rare, 0.1, p), np.where(rare, 1e-4, p)
     )
-    sparse = np.where(order < m // 2, 1e-4, p)
+    sparse = np.where(order < 250, 1e-4, p)
     table["half the pairs with p = p_hat = 1e-4, m = 500"] = Batch(e, imperfect, sparse, sparse)
     return table
 

@@ -28,10 +28,12 @@ def complete(
 
     .. math:: \min \sum_{(u,i)} (R_{ui} - s_{ui})^2 + \lambda (\|\omega_u\|^2 + \|\omega_i\|^2 + b_u^2 + b_i^2)
 
-    by Adam on batches, the penalty on the rows of the batch. Guo et al. decay the whole tables in each step, which
-    outweighs the gradient of the vectors: the fit becomes user bias plus item bias, and on a matrix made from that
-    ``mean_logit`` has an AUC of .99. The matrix that BADR used is not of that kind (there it is .726), and
-    ``init_scale`` is chosen such that ours, .721, is near it.
+    by Adam on batches, the penalty on the rows of the batch. The recipe of Guo et al. (``dim=64``, the whole tables
+    decayed in each step) does not lead to the matrix that BADR used: the decay outweighs the gradient of the vectors,
+    the fit becomes user bias plus item bias, and on labels made from that ``mean_logit`` has an AUC of .99. The
+    defaults are chosen by the 156,660 validation labels that were released, and as many of ours. Trained on half of
+    them, user mean plus item mean have an AUC of .721 there and .730 here; trained on nine tenths, a factorisation of
+    dim 16 has .896 and .883.
 
     Args:
         log: with ratings.

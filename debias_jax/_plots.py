@@ -155,6 +155,7 @@ def compare(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[d
             base = next(one for one in scored if one.name == comparison[0]["baseline"])
             axis.axvline(np.mean(base.values()[name]), color="grey", linestyle="--", linewidth=1)
         axis.set_yticks(range(len(order)), [one.name for one in order])
+        axis.set_ylim(-0.5, len(order) - 0.5)
         axis.set_xlabel(name)
         axis.grid(alpha=0.3)
     for axis in axes[len(names) :]:

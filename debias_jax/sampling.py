@@ -6,6 +6,7 @@ the host. Integer ids are int32 and are not range-checked inside ``jit``: map ra
 first.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,7 +90,15 @@ def epoch_batches(key: Key, n_rows: int, *, batch_size: int) -> tuple[Array, Arr
 
 
 def _random_order(key: Key, n: int) -> Array:
-    """A random permutation of ``0 .. n - 1``, int32: ``jax.random.permutation`` at a quarter of its time on CPU.
+    """A random permutation of ``0 .. n - 1``, int32, far cheaper on CPU than ``jax.random.permutation``."""
+    return _sorted_order(key, n) if n <= _LARGEST_SORT else _feistel_order(key, n)
+
+
+_LARGEST_SORT = 2**16
+
+
+def _sorted_order(key: Key, n: int) -> Array:
+    """A permutation by sorting: ``jax.random.permutation`` at a quarter of its time.
 
     A sort that carries values along is some four times as slow there as a sort of one array, so the values travel
     in the keys: random bits above, the position below. Each pass is a pass of a stable radix sort; together the
@@ -104,6 +113,56 @@ def _random_order(key: Key, n: int) -> Array:
         packed = jnp.sort((bits << position_bits) | positions)
         order = order[packed & jnp.uint32(2**position_bits - 1)]
     return order.astype(jnp.int32)
+
+
+_FEISTEL_ROUNDS = 8
+
+
+def _feistel_order(key: Key, n: int) -> Array:
+    """A permutation by arithmetic alone, for many rows: position i goes to a keyed Feistel cipher of i.
+
+    The cipher permutes ``side^2`` >= n cells, a row and a column each moved in turn by a hash of the other and of that
+    round's key; a cell beyond n is enciphered again until it falls below. Not every permutation can occur, as with
+    any that is drawn from one key.
+    """
+    side = math.isqrt(n - 1) + 1
+    keys = jax.random.bits(key, (_FEISTEL_ROUNDS,), jnp.uint32)
+
+    def encipher(cells: Array) -> Array:
+        moved, other = cells // side, cells % side
+        for number in range(_FEISTEL_ROUNDS):
+            shifted = moved + _scale(_mixed(other ^ keys[number]), side)
+            moved, other = other, jnp.where(shifted >= side, shifted - side, shifted)
+        return moved * side + other
+
+    def outside(cells: Array) -> Array:
+        return jnp.any(cells >= n)
+
+    cells = encipher(jnp.arange(n, dtype=jnp.uint32))
+    cells = jax.lax.while_loop(
+        outside, lambda cells: jnp.where(cells >= n, encipher(cells), cells), cells
+    )
+    return cells.astype(jnp.int32)
+
+
+def _mixed(bits: Array) -> Array:
+    """A bijection of uint32 in which each bit depends on all."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
+
+
+def _scale(bits: Array, n: int) -> Array:
+    """floor(bits n / 2^32) for n <= 2^16, in 32-bit arithmetic."""
+    n = jnp.uint32(n)
+    return ((bits >> 16) * n + (((bits & 0xFFFF) * n) >> 16)) >> 16
+
+
+def _uniform_below(key: Key, shape: tuple[int, ...], n: int) -> Array:
+    """int32 below n; each value's probability is within 2^-32 of 1/n. Half the time of ``jax.random.randint``."""
+    if n > 2**16:
+        return jax.random.randint(key, shape, 0, n, dtype=jnp.int32)
+    return _scale(jax.random.bits(key, shape, jnp.uint32), n).astype(jnp.int32)
 
 
 def uniform_items(key: Key, shape: tuple[int, ...], *, n_items: int) -> Array:
@@ -235,8 +294,7 @@ def uniform_pairs(key: Key, shape: tuple[int, ...], *, n_users: int, n_items: in
     """
     _check_positive(n_users=n_users, n_items=n_items)
     user_key, item_key = jax.random.split(key)
-    users = jax.random.randint(user_key, shape, 0, n_users, dtype=jnp.int32)
-    return users, uniform_items(item_key, shape, n_items=n_items)
+    return _uniform_below(user_key, shape, n_users), _uniform_below(item_key, shape, n_items)
 
 
 def pair_set(users: np.ndarray, items: np.ndarray, *, n_users: int) -> PairSet:

@@ -22,7 +22,7 @@ def test_completion_predicts_what_it_did_not_see(rng):
     matrix = biases + rng.normal(size=(40, 1)) @ rng.normal(size=(1, 50))
     rows = rng.permutation(matrix.size)
     seen, hidden = rows[:1200], rows[1200:]
-    full = _complete.complete(log_of(matrix, seen), dim=2, epochs=60, lr=0.02, batch_size=128)
+    full = _complete.complete(log_of(matrix, seen), dim=2, init_scale=0.1, epochs=60, lr=0.02, batch_size=128)
     assert (full.shape, full.dtype) == ((40, 50), np.float32)
     error = np.mean((full - matrix).ravel()[hidden] ** 2)
     # User mean plus item mean leave the product of the two vectors, of variance 1.

@@ -26,7 +26,7 @@ def badr(
 
     .. math::
         L_r &= \frac{1}{W} \sum_B \hat e + \frac{o\,(e - \hat e)}{\hat p}, \qquad W = \sum_B \frac{o}{\hat p} \\
-        L_e &= \frac{1}{W^2} \sum_B \frac{o}{\hat p^2} \big(e - \hat e + \tfrac{1}{W} \textstyle\sum_B \hat e - L_r\big)^2
+        L_e &= \frac{1}{W^2} \sum_B \frac{o}{\hat p^2} \Big(e - \hat e + \frac{1}{W} \sum_B \hat e - L_r\Big)^2
 
     W does not depend on the predictions: the gradient of :math:`L_r` is that of ``dr_jl`` on the same batch, times
     (pairs of the batch) / W. What the estimator's bias and variance are, and which of the paper's theorems hold, is

@@ -21,8 +21,8 @@ class TrainData(NamedTuple):
         clicks: rows of ``users`` whose label is 1, as ``(users [c], items [c])``.
         click_set: the same pairs for membership tests.
         observed_set: all observed rows for membership tests.
-        observed_labels: float32 ``[len(observed_set)]``, the labels in the order of ``observed_set``; of a pair that was
-            logged several times the last.
+        observed_labels: float32 ``[len(observed_set)]``, the labels in the order of ``observed_set``; of a pair that
+            was logged several times the last.
         popularity: float32 ``[n_items]``, theta_i = (c_i / max_j c_j)^(1/2) over the clicks (Biif eq. 13).
         exposed_users: int32 ``[v]``, Biif's "probably exposed" pairs; ``v`` may be 0.
         exposed_items: int32 ``[v]``.

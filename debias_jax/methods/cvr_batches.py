@@ -3,7 +3,7 @@
 | frame | rows of a step | population of a step |
 |---|---|---|
 | ``pairs`` | B observed rows, each once an epoch | G B pairs drawn uniformly (the released programs) |
-| ``block`` | B observed rows, each once an epoch | a random set of users x a random set of items, G B pairs or a few less |
+| ``block`` | B observed rows, each once an epoch | random users x random items, G B pairs or a few less |
 | ``uniform`` | G B pairs drawn uniformly, labels where observed | the rows themselves (BADR, eq. 13) |
 
 Each pair of a ``block`` is as likely as any other, so that means over it are unbiased; its pairs share users and
@@ -116,7 +116,7 @@ def _blocks(key: Key, steps: int, size: int, *, n_users: int, n_items: int) -> t
 
 
 def _windows(key: Key, steps: int, width: int, n: int) -> Array:
-    """``[steps, width]`` ids: an epoch walks through random orders of all n ids, a fresh one whenever one is used up."""
+    """``[steps, width]`` ids: an epoch walks through random orders of all n ids, a fresh one when one is used up."""
     per_order = n // width
     orders = -(-steps // per_order)
 

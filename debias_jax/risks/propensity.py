@@ -63,8 +63,8 @@ def user_item(user_counts: Array, item_counts: Array, *, total: float | Array) -
 
     Args:
         user_counts: ``[...]`` observed pairs n_u of the pair's user, integer or floating, not negative.
-        item_counts: ``[...]`` observed pairs n_i of the pair's item; the two broadcast, ``[U, 1]`` with ``[1, I]`` gives
-            the whole table.
+        item_counts: ``[...]`` observed pairs n_i of the pair's item; the two broadcast, ``[U, 1]`` with ``[1, I]``
+            gives the whole table.
         total: n, the number of observed pairs.
 
     Returns:

@@ -88,7 +88,9 @@ def test_history_and_popularity_may_be_left_out(tmp_path):
 def test_features_that_the_model_reads_come_along(tmp_path):
     features = {"user_features": np.eye(5), "item_features": np.arange(8.0).reshape(4, 2)}
     save_bundle(tmp_path / "b", **parts(**features))
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == sorted([*FILES, "features.safetensors"])
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == sorted(
+        [*FILES, "features.safetensors"]
+    )
     loaded = load_bundle(tmp_path / "b")
     for name, table in features.items():
         assert getattr(loaded, name).dtype == np.float32

@@ -1,0 +1,115 @@
+"""The figures: what is drawn of which runs, and what they need."""
+
+import pytest
+from reference.tables import cells, scored, small_config
+
+from debias_jax import _figures, _reproduce, experiment
+from debias_jax.errors import ConfigError
+
+COMMAND = "python launch/reproduce.py --table=badr_figures"
+
+
+class TestFigures:
+    """The runs are made up; what is drawn of which, and where the section shows it, is real."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        calls = []
+
+        def run_rows(config, workdir):
+            calls.append((workdir.name, config.train.batch_size, tuple(config.methods)))
+            return [self.one(name, config.variants[name], config.train.batch_size) for name in config.methods]
+
+        monkeypatch.setattr(_figures, "run_rows", run_rows)
+        monkeypatch.setitem(_figures.BATCH_SIZES, "synthetic", (16, 64))
+        return calls
+
+    @staticmethod
+    def one(name, entry, batch_size):
+        logs = {"loss/prediction": [0.5, 0.4], "loss/imputation": [0.2, 0.3], "observed_loss": [0.6, 0.5]}
+        history = [{"epoch": epoch, "log_loss": [0.7, 0.6], **logs} for epoch in (1, 2, 3)]
+        user_values = [[batch_size / 1000, 0.5], [batch_size / 1000, 0.7]]
+        return scored(name, user_values, names=("auc", "ndcg@5"))._replace(
+            dataset="synthetic", method=entry["method"], options=dict(entry["options"]), history=history
+        )
+
+    @pytest.fixture
+    def config(self):
+        config = small_config("mf")
+        names = {"badr": "badr", "badr_plain": "dr_jl", "badr_v": "mrdr"}
+        variants = {
+            name: experiment.variant("badr", options={} if loss == "badr" else {"imputation": loss})
+            for name, loss in names.items()
+        }
+        variants |= {name: experiment.variant(name) for name in ("dr_jl", "mrdr", "ips")}
+        with config.unlocked():
+            config.methods, config.variants = tuple(variants), variants
+            config.protocol.update(
+                {"validation": "badr", "validation_metrics": ("auc", "log_loss"), "monitor": "auc"}
+            )
+        return config
+
+    @pytest.fixture
+    def reproduce(self, tmp_path):
+        def reproduce(config):
+            text = "<!-- begin badr_figures_synthetic -->\n<!-- end badr_figures_synthetic -->\n"
+            (tmp_path / "results.md").write_text(text)
+            return _reproduce.reproduce(
+                _reproduce.FIGURES, config, str(tmp_path / "runs"), command=COMMAND, docs=str(tmp_path)
+            )
+
+        return reproduce
+
+    def test_ablation_loss_batch_sizes_and_training_losses(
+        self, calls, config, reproduce, tmp_path, monkeypatch
+    ):
+        compared = []
+        draw = _figures._plots.compare
+        monkeypatch.setattr(
+            _figures._plots,
+            "compare",
+            lambda path, shown: (compared.append([s.name for s in shown]), draw(path, shown)),
+        )
+        text = reproduce(config)
+        assert compared == [["badr", "badr_plain", "dr_jl"], ["badr", "badr_v", "mrdr"]]
+        links = [line.split("(")[-1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+        assert [link.split("_")[1] for link in links] == [
+            "figure1a",
+            "figure1b",
+            "figure2",
+            "figure3",
+            "figure4",
+        ]
+        assert all((tmp_path / link).read_bytes().startswith(b"\x89PNG") for link in links)
+        n = len(experiment.load_dataset(config)[0].train)
+        assert [call[0] for call in calls] == ["runs", "batch_16", "batch_64", f"batch_{n}"]
+        assert calls[1] == ("batch_16", 16, ("badr",)), "only BADR itself is trained at other batch sizes"
+        lines = text.split("AUC by batch size:")[1].splitlines()
+        # Users score b / 1000 and 0.5 or 0.7: the mean over users and runs is b / 2000 + 0.3, the sd 0.1 / sqrt 2.
+        expected = ["badr", *(f"{size / 2000 + 0.3:.4f} ± 0.0707" for size in (16, 64, n))]
+        assert cells(lines, "| badr ") == expected
+        assert text in (tmp_path / "results.md").read_text()
+
+    def test_what_the_figures_need_is_said_before_training(self, calls, config, reproduce):
+        without = config.copy_and_resolve_references()
+        without.methods = ("dr_jl", "badr_v")
+        with pytest.raises(ConfigError, match="no variant of badr with its own imputation loss"):
+            reproduce(without)
+        config.protocol.validation_metrics = ("auc",)
+        with pytest.raises(ConfigError, match="add 'log_loss' to config.protocol.validation_metrics"):
+            reproduce(config)
+        assert calls == []
+
+    def test_runs_of_before_the_loss_was_measured(self, calls, config, reproduce, monkeypatch):
+        made = self.one
+
+        def bare(name, entry, batch_size):
+            return made(name, entry, batch_size)._replace(history=[{"epoch": 1, "auc": [0.5, 0.5]}])
+
+        monkeypatch.setattr(TestFigures, "one", staticmethod(bare))
+        with pytest.raises(ConfigError, match="trained before it was among .*; use another --workdir"):
+            reproduce(config)
+
+    def test_other_datasets_have_no_figures(self, config, reproduce):
+        with pytest.raises(ConfigError, match="unknown dataset of these figures 'synthetic'"):
+            reproduce(config)
