@@ -22,6 +22,26 @@ PUBLISHED = {
     "min_propensity": 0.08849835812057934,
 }
 
+_LAB = {
+    "lr": 0.01,
+    "weight_decay": 1e-3,
+    "imputation_lr": 0.01,
+    "imputation_weight_decay": 1e-3,
+    "min_propensity": 0.05,
+}
+
+FIRST = {
+    # What the released programs of BADR's laboratory and of DCE set for Coat; the search begins with it.
+    "mf": [{"lr": 0.01, "weight_decay": 1e-4}],
+    "ips": [{"lr": 0.01, "weight_decay": 1e-3, "min_propensity": 0.05}],
+    **{name: [_LAB] for name in ("dr_jl", "mrdr", "dr_bias", "dr_mse", "d_dr", "dr_mse_gpl")},
+    "stable_dr": [{"lr": 0.01, "weight_decay": 5e-5, "imputation_lr": 0.01, "imputation_weight_decay": 5e-5}],
+    "tdr_cl": [{**_LAB, "lr": 0.05, "weight_decay": 1e-4, "min_propensity": 0.1}],
+    "dce_dr": [{"lr": 0.0216, "weight_decay": 0.0049, "imputation_lr": 0.0908, "min_propensity": 0.0903}],
+    "cvib": [{"lr": 0.01, "weight_decay": 1e-4, "contrast_weight": 0.1, "confidence_weight": 0.05}],
+    "badr": [{name: value for name, value in PUBLISHED.items() if not name.startswith("propensity")}],
+}
+
 GROUPS = {
     "table3": (
         "mean_logit",
@@ -43,7 +63,7 @@ def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
     table = experiment.cvr_variants(
         TUNED,
-        settings={"frame": "pairs", "ratio": 5},
+        settings={"frame": "block", "ratio": 5},
         released={"ratio": 5, "propensity_batch_size": 1024},
         released_hparams=PUBLISHED,
     )
@@ -60,12 +80,15 @@ def get_config(method: str = ""):
         config.protocol.metrics = ("auc", "ndcg@5", "recall@5")
         config.protocol.headline = "auc"
         config.train.batch_size = 128
-        config.train.epochs = 60
+        config.train.epochs = 40
         config.train.eval_every = 1
-        config.train.patience = 10
+        config.train.patience = 8
         config.train.restore = "best"
         config.train.save_seconds = 20.0
+        # As many as seeds, so that search and final runs are one compiled program.
+        config.tune.batch = 5
         config.tune.space = experiment.CVR_SPACE
+        config.tune.first = FIRST
         if set(config.methods) <= set(experiment.CVR_RELEASED):
             config.train.epochs = 100
             config.train.patience = 0

@@ -23,6 +23,25 @@ PUBLISHED = {
     "min_propensity": 0.07640626255241306,
 }
 
+_LAB = {
+    "lr": 0.05,
+    "weight_decay": 1e-4,
+    "imputation_lr": 0.05,
+    "imputation_weight_decay": 1e-4,
+    "min_propensity": 0.05,
+}
+
+FIRST = {
+    # What the released programs of BADR's laboratory and of DCE set for KuaiRec; the search begins with it.
+    "mf": [{"lr": 0.05, "weight_decay": 1e-5}],
+    "ips": [{"lr": 0.01, "weight_decay": 1e-4, "min_propensity": 0.05}],
+    **{name: [_LAB] for name in ("dr_jl", "mrdr", "dr_bias", "dr_mse", "d_dr", "dr_mse_gpl")},
+    "stable_dr": [{"lr": 0.05, "weight_decay": 1e-5, "imputation_lr": 0.05, "imputation_weight_decay": 1e-5}],
+    "tdr_cl": [{**_LAB, "min_propensity": 0.1}],
+    "dce_dr": [{"lr": 0.0176, "weight_decay": 1e-4, "imputation_lr": 0.0199, "min_propensity": 0.0583}],
+    "badr": [{name: value for name, value in PUBLISHED.items() if not name.startswith("propensity")}],
+}
+
 TABLE5 = ("mf", "dr_jl", "mrdr", "dr_bias", "tdr_cl", "dr_mse_gpl", "dce_tdr", "badr")
 
 GROUPS = {
@@ -70,7 +89,10 @@ def get_config(method: str = ""):
         config.train.restore = "best"
         config.train.save_seconds = 20.0
         config.tune.trials = 12
+        # As many as seeds, so that search and final runs are one compiled program.
+        config.tune.batch = 5
         config.tune.space = experiment.CVR_SPACE
+        config.tune.first = FIRST
         if set(config.methods) <= set(experiment.CVR_RELEASED):
             config.train.epochs = 100
             config.train.patience = 0

@@ -8,14 +8,15 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _complete, data, methods, models
+from debias_jax import _complete, data, methods, models, training
 from debias_jax._config import choose
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError, nearest
-from debias_jax.methods.base import Method
+from debias_jax.methods.base import CvrBatch, Method, PairBatch
 
 DATASETS = {
     "coat": data.coat.load,
@@ -58,6 +59,39 @@ def random_test_then_biif(
     return dataset.replace(probably_exposed=data.splits.probably_exposed(dataset.train))
 
 
+def random_where_missing(
+    dataset: Dataset, *, test: float = 0.1, validation: float = 0.1, seed: int = 0, per_user: bool = True
+) -> Dataset:
+    """Random test and validation parts of the log, each only where the log has none.
+
+    Args:
+        dataset: a log.
+        test: share of the rows for the test part; it is as biased as the log, as is validation.
+        validation: share of the rows for validation.
+        seed: of the draw.
+        per_user: True gives each user these shares, rounded to the nearest count: at 0.1 a user of fewer than five
+            rows keeps them all; False draws from all rows together.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    shares = {"test": test, "validation": validation}
+    missing = {part: share for part, share in shares.items() if getattr(dataset, part) is None and share}
+    if not missing:
+        return dataset
+    drawn = data.splits.random_split(
+        dataset, **{part: missing.get(part, 0.0) for part in shares}, seed=seed, per_user=per_user
+    )
+    for part, share in missing.items():
+        if not len(getattr(drawn, part)):
+            raise DataError(
+                f"{dataset.name}: no user has enough of the {len(dataset.train):,} rows for a {part} share of "
+                f"{share:g}; draw from all rows together with data.split.per_user=False, or raise data.split.{part}"
+            )
+    note = f"{' and '.join(missing)} drawn from the log, and as biased as it is"
+    return drawn.replace(notes=(*drawn.notes, note))
+
+
 def subsample(dataset: Dataset, *, fraction: float, seed: int = 2024) -> Dataset:
     """A random part of the training rows, for studies of sparsity; validation and test stay.
 
@@ -87,6 +121,7 @@ SPLITS = {
     "biif": Split(data.splits.biif, ("validation",)),
     "random": Split(data.splits.random_split, ("validation", "test")),
     "random_test_then_biif": Split(random_test_then_biif, ("validation", "test")),
+    "random_where_missing": Split(random_where_missing, ("validation", "test")),
     "subsample": Split(subsample, ()),
 }
 """Splits by ``config.data.split.name``."""
@@ -110,7 +145,8 @@ def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
     """
     settings = config.data
     reader = choose("dataset", settings.name, DATASETS)
-    options = dict(settings.options)
+    # A flag cannot say None: --config.data.options.label= takes back a column that the config names.
+    options = {name: None if value == "" else value for name, value in settings.options.items()}
     if settings.name == "synthetic":
         dataset = _call(data.synthetic.generate, options, "data.options")
     else:
@@ -128,7 +164,7 @@ def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
         dataset, read = dataset
         dropped = {
             name: getattr(read, name)
-            for name in ("duplicates_dropped", "bad_rows_skipped", "bad_row_examples")
+            for name in ("unobserved_rows", "duplicates_dropped", "bad_rows_skipped", "bad_row_examples")
         }
     split = dict(settings.split)
     if split:
@@ -283,22 +319,32 @@ def argument_names(factory) -> list[str]:
     return names
 
 
-def check_labels(name: str, entry: Mapping[str, Any], dataset: Dataset) -> None:
-    """Refuses to train a method that contrasts labels of shown pairs on a log that has one label only.
+_SAMPLE = 256
+
+
+def check_labels(name: str, entry: Mapping[str, Any], method: Method, dataset: Dataset) -> None:
+    """Refuses to train a method that contrasts labels of observed pairs on a log that has one label only.
+
+    What a method contrasts is seen in what it draws: from a log of clicks alone, batches that hold zeros besides are
+    those of a method that draws them itself.
 
     Raises:
         DataError: it does.
     """
-    options = entry["options"]
-    reads_ratings = (
-        entry["method"] in ("ips", "snips")
-        or options.get("frame") == "observed"
-        or options.get("feedback") == "ratings"
-    )
     labels = dataset.train.labels
-    if reads_ratings and (labels == labels[0]).all():
+    if not labels.size or labels[0] <= 0 or (labels != labels[0]).any():
+        return
+    few = dataset.replace(train=dataset.train.take(np.arange(min(_SAMPLE, labels.size))))
+    batches = jax.jit(method.batches)(training.train_data(few), jax.random.key(0))
+    if isinstance(batches, CvrBatch):
+        needs_both = True
+    elif isinstance(batches, PairBatch):
+        needs_both = bool((batches.labels == labels[0])[batches.where].all())
+    else:
+        needs_both = entry["options"].get("feedback") == "ratings"
+    if needs_both:
         raise DataError(
-            f"{name} needs shown pairs with both labels, and all {len(labels)} training rows have label "
+            f"{name} needs observed pairs with both labels, and all {labels.size} training rows have label "
             f"{labels[0]:g}; for a log of clicks alone take mf, bpr, relmf, umf or biif"
         )
 

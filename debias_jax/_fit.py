@@ -119,8 +119,8 @@ class Task(NamedTuple):
 
 def make_task(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, *, label: str) -> Task:
     """The method of a variant, the training data on the device, and how validation is read."""
-    check_labels(label, entry, dataset)
     method = build_for(config, entry, dataset)
+    check_labels(label, entry, method, dataset)
     settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
     return Task(method, training.train_data(dataset), settings)
 

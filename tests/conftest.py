@@ -12,7 +12,7 @@ jax.config.update("jax_threefry_partitionable", True)
 
 
 # Where bits are compared, or the programs of users are run, the compiler works as it does for them.
-_AS_USERS_RUN_IT = {"faults", "methods", "training", "test_experiment.py", "test_launch.py"}
+_AS_USERS_RUN_IT = {"faults", "training", "test_experiment.py", "test_launch.py", "test_methods.py"}
 
 
 @pytest.fixture(autouse=True)

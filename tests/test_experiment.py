@@ -314,7 +314,7 @@ def test_a_click_log_refuses_methods_that_need_ratings(tmp_path):
     config.data.path = str(path)
     config.protocol.metrics = ("ndcg@2",)
     config.protocol.headline = "ndcg@2"
-    with pytest.raises(DataError, match="snips needs shown pairs with both labels"):
+    with pytest.raises(DataError, match="snips needs observed pairs with both labels"):
         experiment.run(config, tmp_path / "run", quiet=True)
 
 

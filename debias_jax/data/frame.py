@@ -16,6 +16,10 @@ SPLITS = ("train", "validation", "test")
 DUPLICATES = ("error", "first", "last", "mean", "max")
 
 _NUMBERS = ("label", "rating", "timestamp", "propensity")
+_FLAGS = {
+    "label": "pass threshold= to make it binary",
+    "observed": "it says whether the label of the row is known",
+}
 _EXAMPLES = 5
 
 
@@ -26,6 +30,7 @@ def read(
     item: str = "item",
     label: str | None = None,
     rating: str | None = None,
+    observed: str | None = None,
     timestamp: str | None = None,
     propensity: str | None = None,
     split: str | None = None,
@@ -44,6 +49,9 @@ def read(
     - ``rating`` with ``threshold``: ``label = rating >= threshold``, and the ratings are kept;
     - neither: each row is a click, label 1.
 
+    A row that is not ``observed`` is an impression whose label is unknown (not clicked, so that nobody knows whether
+    it would have converted). It is no row of the log; its user and item are in the vocabularies all the same.
+
     Ids are strings exactly as they stand: "007" is not "7", "nan" is an id, and nothing is stripped or
     normalised. Codes follow the order of first appearance in the file.
 
@@ -53,6 +61,8 @@ def read(
         item: column of item ids.
         label: column of labels.
         rating: column of ratings; with ``label`` it is only kept.
+        observed: column that says 1 (or true) where the label of the row is known and 0 (false) where it is not; the
+            label and the rating of an unobserved row may be empty, but not positive.
         timestamp: column of whole seconds since 1970 (in parquet also dates).
         propensity: column of probabilities that the pair was observed, in (0, 1].
         split: column that says ``train``, ``validation`` or ``test``; without it all rows are ``train``.
@@ -90,6 +100,7 @@ def read(
             ("item", item),
             ("label", label),
             ("rating", rating),
+            ("observed", observed),
             ("timestamp", timestamp),
             ("propensity", propensity),
             ("split", split),
@@ -99,7 +110,7 @@ def read(
     _check_settings(roles, threshold, duplicates, on_bad_rows)
     path = pathlib.Path(path)
     table = open_table(path, roles, separator)
-    rows, bad_rows = _load_rows(table, roles)
+    rows, bad_rows = _load_rows(table, roles, threshold)
     if bad_rows and on_bad_rows == "error":
         line, fault = bad_rows[0]
         more = f" ({len(bad_rows) - 1:,} more bad rows)" if len(bad_rows) > 1 else ""
@@ -113,9 +124,14 @@ def read(
     users, user_codes = _encode(rows["user"], "user")
     items, item_codes = _encode(rows["item"], "item")
     parts = _codes(rows["split"], SPLITS) if split else np.zeros(len(rows), np.int64)
+    log_rows = np.arange(len(rows)) if observed is None else np.flatnonzero(rows["observed"].to_numpy())
+    if not log_rows.size:
+        raise DataError(f"{path}: no row has {observed!r} = 1, so no label is known")
+    user_codes, item_codes, parts = user_codes[log_rows], item_codes[log_rows], parts[log_rows]
     # int64 throughout: users x items exceeds int32 for any larger catalogue.
     pairs = (user_codes * len(items) + item_codes) * len(SPLITS) + parts
-    values = {role: rows[role].to_numpy() for role in _NUMBERS if role in roles}
+    values = {role: rows[role].to_numpy()[log_rows] for role in _NUMBERS if role in roles}
+    n_unobserved = len(rows) - len(log_rows)
     # The strings are most of the memory, and the vocabularies hold all that is still wanted of them.
     rows = rows.drop("user", "item")
     decisive = "label" if label else "rating" if rating else None
@@ -123,7 +139,7 @@ def read(
     repetition = _first_repetition(pairs)
     if repetition is not None:
         if duplicates == "error":
-            first, again = (_place(table, rows, row) for row in repetition)
+            first, again = (_place(table, rows, log_rows[row]) for row in repetition)
             raise DataError(
                 f"{again}: user {users.ids[user_codes[repetition[1]]]!r}, item "
                 f"{items.ids[item_codes[repetition[1]]]!r} also stands in {first}; "
@@ -140,6 +156,8 @@ def read(
         labels, rule = values["label"], f"label = {label}"
     else:
         labels, rule = values[decisive] >= threshold, f"label = {roles[decisive]} >= {threshold:g}"
+    if observed:
+        rule += f", known where {observed} = 1"
     log = Interactions(
         user_codes[kept],
         item_codes[kept],
@@ -158,6 +176,7 @@ def read(
     dataset = Dataset(name or stem, train, validation, test, users, items, notes=(rule,))
     return dataset, summarise(
         dataset,
+        unobserved_rows=n_unobserved,
         duplicates_dropped=len(pairs) - len(kept),
         bad_rows_skipped=len(bad_rows),
         bad_row_examples=tuple(f"{table.place(line)}: {fault}" for line, fault in bad_rows[:_EXAMPLES]),
@@ -173,6 +192,11 @@ def _check_settings(
         twin = next(other for other, name in roles.items() if name == column)
         if twin != role:
             raise ConfigError(f"{twin} and {role} both name the column {column!r}")
+    if "observed" in roles and "label" not in roles and "rating" not in roles:
+        raise ConfigError(
+            "observed= needs label= or rating=: it says of which rows the label is known; to learn from clicks "
+            f"themselves give label={roles['observed']!r}"
+        )
     if threshold is not None:
         check_number("threshold", threshold, "(-inf, inf)")
         if "label" not in roles and "rating" not in roles:
@@ -187,15 +211,17 @@ def _check_settings(
         raise ConfigError("duplicates='mean' of 0/1 labels is no label; use 'max', or give threshold=")
 
 
-def _load_rows(table: Delimited | Parquet, roles: dict[str, str]) -> tuple[Any, list[tuple[int, str]]]:
+def _load_rows(
+    table: Delimited | Parquet, roles: dict[str, str], threshold: float | None
+) -> tuple[Any, list[tuple[int, str]]]:
     """The usable rows, typed, with line numbers if there are others, and line and fault of those."""
     frame = table.read_fast()
     if frame is not None:
-        rows = _type_columns(frame, roles, table)
+        rows = _type_columns(frame, roles, table, threshold)
         if rows["fault"].null_count() == len(rows):
             return rows, []
     bad_rows: list[tuple[int, str]] = []
-    rows = _type_columns(table.read_exact(bad_rows), roles, table)
+    rows = _type_columns(table.read_exact(bad_rows), roles, table, threshold)
     faulty = rows.filter(rows["fault"].is_not_null())
     bad_rows += zip(faulty[LINE], faulty["fault"], strict=True)
     return rows.filter(rows["fault"].is_null()), sorted(bad_rows)
@@ -204,13 +230,17 @@ def _load_rows(table: Delimited | Parquet, roles: dict[str, str]) -> tuple[Any, 
 def _check_values(
     table: Delimited | Parquet, rows: Any, roles: dict[str, str], threshold: float | None
 ) -> None:
-    """Raises where a label is not binary; never skipped, as the column then holds something else."""
-    if "label" in roles and threshold is None:
-        other = np.flatnonzero(~np.isin(rows["label"].to_numpy(), (0, 1)))
+    """Raises where a label or a flag is not binary; never skipped, as the column then holds something else."""
+    for role, hint in _FLAGS.items():
+        if role not in roles or (role == "label" and threshold is not None):
+            continue
+        # The label of an unobserved row may be missing, which is NaN here.
+        values = rows[role].to_numpy()
+        other = np.flatnonzero(~(np.isin(values, (0, 1)) | np.isnan(values)))
         if other.size:
             raise DataError(
-                f"{_place(table, rows, other[0])}: column {roles['label']!r} holds "
-                f"{rows['label'][int(other[0])]:g}, which is not 0 or 1; pass threshold= to make it binary"
+                f"{_place(table, rows, other[0])}: column {roles[role]!r} holds {values[other[0]]:g}, which is not "
+                f"0 or 1; {hint}"
             )
 
 
@@ -232,13 +262,18 @@ def _place(table: Delimited | Parquet, rows: Any, row: int) -> str:
     return table.place(lines[int(row)])
 
 
-def _type_columns(frame: Any, roles: dict[str, str], table: Delimited | Parquet) -> Any:
+def _type_columns(
+    frame: Any, roles: dict[str, str], table: Delimited | Parquet, threshold: float | None
+) -> Any:
     """Ids as strings, numbers as float64, and ``fault``: the first thing wrong with each row, or null."""
     pl = table.polars
     typed, faults = [], []
+    unobserved = pl.lit(False)
+    if "observed" in roles:
+        unobserved = (_number(pl, "observed", frame.schema["observed"]) == 0).fill_null(False)
     for role, name in roles.items():
         dtype, raw = frame.schema[role], pl.col(role).cast(pl.String)
-        shown = raw.str.slice(0, 40)
+        shown, empty = raw.str.slice(0, 40), raw.is_null() | (raw == "")
         if role in ("user", "item", "split"):
             if dtype.is_float() or dtype.is_nested() or dtype.is_temporal() or dtype == pl.Binary:
                 raise DataError(
@@ -254,16 +289,20 @@ def _type_columns(frame: Any, roles: dict[str, str], table: Delimited | Parquet)
             typed.append(number.alias(role))
             single = number.cast(pl.Float32, strict=False)
             checks = [(number.is_null() | ~single.is_finite(), "holds {}, which is not a finite number")]
+            if "observed" in roles and role == ("label" if "label" in roles else "rating"):
+                positive = number == 1 if threshold is None else number >= threshold
+                checks.append((unobserved & positive, f"holds {{}} where {roles['observed']!r} is 0"))
             if role == "propensity":
                 checks.append((~((single > 0) & (number <= 1)), "holds {}, which is outside (0, 1]"))
             elif role == "timestamp":
                 whole = (number == number.round()) & (number.abs() < 2.0**53)
                 checks.append((~whole, "holds {}, which is no whole number of seconds"))
-        faults.append(pl.when(raw.is_null() | (raw == "")).then(pl.lit(f"column {name!r} is empty")))
+        may_be_empty = unobserved if role in ("label", "rating") else pl.lit(False)
+        faults.append(pl.when(empty & ~may_be_empty).then(pl.lit(f"column {name!r} is empty")))
         for wrong, text in checks:
             before, after = f"column {name!r} {text}".split("{}")
             message = pl.concat_str(pl.lit(before + "'"), shown, pl.lit("'" + after))
-            faults.append(pl.when(wrong).then(message))
+            faults.append(pl.when(wrong & ~empty).then(message))
     lines = [LINE] if LINE in frame.columns else []
     return frame.select(*typed, pl.coalesce(faults).alias("fault"), *lines)
 
@@ -273,6 +312,8 @@ def _number(pl: Any, role: str, dtype: Any) -> Any:
     column = pl.col(role)
     if dtype == pl.String:
         column = column.str.strip_chars()
+        if role in _FLAGS:
+            column = column.str.to_lowercase().replace({"true": "1", "false": "0"})
     elif role == "timestamp" and dtype in (pl.Date, pl.Datetime):
         column = column.dt.epoch("s")
     return column.cast(pl.Float64, strict=False)

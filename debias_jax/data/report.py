@@ -40,6 +40,7 @@ class Report:
         overlaps: pairs that stand in two parts, e.g. ``{"train and test": 366}``; only those that are not 0.
         cold: users and items of a held-out part without a training row, e.g. ``{"test users": 3}``; only
             those not 0.
+        unobserved_rows: impressions without a known label; they are no rows of a part.
         duplicates_dropped: rows that a duplicates policy left out.
         bad_rows_skipped: rows that ``on_bad_rows="skip"`` left out.
         bad_row_examples: place and reason of the first of them.
@@ -52,6 +53,7 @@ class Report:
     parts: tuple[PartSummary, ...]
     overlaps: dict[str, int]
     cold: dict[str, int]
+    unobserved_rows: int = 0
     duplicates_dropped: int = 0
     bad_rows_skipped: int = 0
     bad_row_examples: tuple[str, ...] = ()
@@ -81,6 +83,8 @@ class Report:
             )
         lines += [f"  pairs in both {parts}: {count:,}" for parts, count in self.overlaps.items()]
         lines += [f"  {what} without a training row: {count:,}" for what, count in self.cold.items()]
+        if self.unobserved_rows:
+            lines.append(f"  unobserved rows (label unknown, in no part): {self.unobserved_rows:,}")
         if self.duplicates_dropped:
             lines.append(f"  duplicates dropped: {self.duplicates_dropped:,}")
         if self.bad_rows_skipped:
@@ -104,6 +108,7 @@ def _summarise_part(name: str, rows: Interactions) -> PartSummary:
 def summarise(
     dataset: Dataset,
     *,
+    unobserved_rows: int = 0,
     duplicates_dropped: int = 0,
     bad_rows_skipped: int = 0,
     bad_row_examples: tuple[str, ...] = (),
@@ -112,6 +117,7 @@ def summarise(
 
     Args:
         dataset: any.
+        unobserved_rows: impressions that a reader found without a known label, for the report.
         duplicates_dropped: what a reader dropped, for the report.
         bad_rows_skipped: what a reader skipped, for the report.
         bad_row_examples: place and reason of some of the skipped rows.
@@ -151,6 +157,7 @@ def summarise(
         parts=tuple(_summarise_part(name, rows) for name, rows in parts.items()),
         overlaps={key: count for key, count in overlaps.items() if count},
         cold={key: count for key, count in cold.items() if count},
+        unobserved_rows=unobserved_rows,
         duplicates_dropped=duplicates_dropped,
         bad_rows_skipped=bad_rows_skipped,
         bad_row_examples=bad_row_examples,

@@ -160,27 +160,25 @@ def fit_propensity_experts(
     batch_size = min(places, FIT_ROWS)
     tx = optimizers.adam(learning_rate, weight_decay=weight_decay)
 
-    def log_probabilities(experts, users, items, noise_key, progress):
-        values = logits(users, items)
-        noise = gumbel_noise(noise_key, values, experts)
-        return calibrate(experts, values, vectors(users), noise=noise, temperature=temperature(progress))
-
     def step(carry, number):
         experts, opt_state = carry
-        row_key, pair_key, row_noise, pair_noise = jax.random.split(jax.random.fold_in(key, number), 4)
+        row_key, pair_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
         drawn = rows[jax.random.randint(row_key, (batch_size,), 0, jnp.maximum(n_held, 1))]
-        row_pairs = data.users[drawn], data.items[drawn]
         pairs = sampling.uniform_pairs(pair_key, (batch_size * ratio,), n_users=n_users, n_items=n_items)
         observed = look_up(data, *pairs)[0].astype(jnp.float32)
-        progress = number.astype(jnp.float32) / FIT_STEPS
+        users = jnp.concatenate([data.users[drawn], pairs[0]])
+        values = logits(users, jnp.concatenate([data.items[drawn], pairs[1]]))
+        noise = gumbel_noise(noise_key, values, experts)
+        annealed = temperature(number.astype(jnp.float32) / FIT_STEPS)
 
         def objective(experts):
-            log_held, _ = log_probabilities(experts, *row_pairs, row_noise, progress)
-            log_q, log_not_q = log_probabilities(experts, *pairs, pair_noise, progress)
+            log_q, log_not_q = calibrate(experts, values, vectors(users), noise=noise, temperature=annealed)
             if loss == "released":
-                probabilities = jnp.exp(jnp.concatenate([log_held, log_q]))
-                return listwise_loss(probabilities, jnp.concatenate([jnp.ones_like(log_held), observed]))
-            return -density * jnp.mean(log_held) - jnp.mean((1.0 - observed) * log_not_q)
+                return listwise_loss(
+                    jnp.exp(log_q), jnp.concatenate([jnp.ones(batch_size, jnp.float32), observed])
+                )
+            held_loss = -jnp.mean(log_q[:batch_size])
+            return density * held_loss - jnp.mean((1.0 - observed) * log_not_q[batch_size:])
 
         updates, opt_state = tx.update(jax.grad(objective)(experts), opt_state, experts)
         return (optax.apply_updates(experts, updates), opt_state), None

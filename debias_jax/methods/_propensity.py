@@ -31,6 +31,18 @@ SOURCES = {
 RELEASED_EPOCHS, RELEASED_TOLERANCE, RELEASED_PATIENCE = 200, 1e-4, 7
 
 
+_LARGEST_TABLE = 2**26
+
+
+def _observed_look_up(data: TrainData):
+    """``(users, items) -> bool``: a table of all pairs where it takes 64 MiB at most, else a search in the rows."""
+    n_users, n_items = data.matrix_size
+    if n_users * n_items > _LARGEST_TABLE:
+        return lambda users, items: sampling.contains(data.observed_set, users, items)
+    table = jnp.zeros((n_users, n_items), bool).at[data.users, data.items].set(True)
+    return lambda users, items: table[users, items]
+
+
 def fit_propensity(
     model: Model,
     key: Key,
@@ -43,8 +55,7 @@ def fit_propensity(
 ) -> Params:
     """Fits p(observed) by cross-entropy over all pairs, on uniform pairs, with a cosine-decayed Adam.
 
-    A uniform pair is an unbiased sample of the risk over all pairs; whether it was observed is looked up, so no dense
-    matrix is made.
+    A uniform pair is an unbiased sample of the risk over all pairs; whether it was observed is looked up.
 
     Args:
         model: ``apply(params, users, items) -> logits``.
@@ -63,6 +74,8 @@ def fit_propensity(
     if batch_size is None:
         batch_size = min(32768, max(1024, n_users * n_items // 8))
 
+    is_observed = _observed_look_up(data)
+
     def loss(params, users, items, observed):
         logits = model.apply(params, users, items)
         return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(logits, observed))
@@ -72,7 +85,7 @@ def fit_propensity(
         users, items = sampling.uniform_pairs(
             jax.random.fold_in(key, number), (batch_size,), n_users=n_users, n_items=n_items
         )
-        observed = sampling.contains(data.observed_set, users, items).astype(jnp.float32)
+        observed = is_observed(users, items).astype(jnp.float32)
         decay = 0.5 * (1.0 + jnp.cos(jnp.pi * number.astype(jnp.float32) / n_steps))
         tx = optimizers.adam(learning_rate * decay, weight_decay=weight_decay)
         updates, opt_state = tx.update(jax.grad(loss)(params, users, items, observed), opt_state, params)
@@ -117,6 +130,7 @@ def fit_propensity_released(
     batch_size = min(batch_size or 32768, n_users * n_items)
     n_steps = n_users * n_items // batch_size
     tx = optimizers.adam(learning_rate, weight_decay=weight_decay)
+    is_observed = _observed_look_up(data)
 
     def loss(params, users, items, observed):
         return jnp.mean((jax.nn.sigmoid(model.apply(params, users, items)) - observed) ** 2)
@@ -124,7 +138,7 @@ def fit_propensity_released(
     def step(carry, step_key):
         params, opt_state = carry
         users, items = sampling.uniform_pairs(step_key, (batch_size,), n_users=n_users, n_items=n_items)
-        observed = sampling.contains(data.observed_set, users, items).astype(jnp.float32)
+        observed = is_observed(users, items).astype(jnp.float32)
         value, grads = jax.value_and_grad(loss)(params, users, items, observed)
         updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value

@@ -43,7 +43,7 @@ def badr_mmoe(
         >>> from debias_jax import data, methods, models, training
         >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
         >>> method = methods.badr_mmoe(models.mmoe(8, 6, dim=4))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> state = method.init(jax.random.key(0), training.train_data(log), {})
         >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
         (8, 6)
 

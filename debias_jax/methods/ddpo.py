@@ -62,14 +62,11 @@ def ddpo(
         ValueError: an option is unknown, or a model that ``towers`` needs is missing.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> mf = models.mf(8, 6, dim=2)
         >>> method = methods.ddpo(mf, models.additive_logistic(8, 6), mf)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(name for name in method.hparams if name.endswith("_weight"))
+        ['click_weight', 'ctcvr_weight', 'ctr_weight', 'imputation_weight', 'nonclick_weight']
 
     Source:
         Su et al., "DDPO: direct dual propensity optimization for post-click conversion rate estimation", SIGIR 2024,
