@@ -139,6 +139,20 @@ def test_contains_agrees_with_a_python_set_on_every_pair(rng, n_users, n_items, 
     np.testing.assert_array_equal(found, mapped)
 
 
+@pytest.mark.parametrize(("n_users", "n_items", "n"), [(1, 1, 1), (4, 6, 0), (30, 20, 300)])
+def test_find_agrees_with_a_python_dict_on_every_pair(rng, n_users, n_items, n):
+    """It gives the place in the order by user, then item; with the labels in that order it is a sparse matrix."""
+    users, items = _random_pairs(rng, n_users, n_items, n)
+    pairs = sampling.pair_set(users, items, n_users=n_users)
+    distinct = sorted(set(zip(users.tolist(), items.tolist(), strict=True)))
+    place = {pair: at for at, pair in enumerate(distinct)}
+    every_user, every_item = np.arange(n_users)[:, None], np.arange(n_items)[None, :]
+    found = jax.jit(sampling.find)(pairs, every_user, every_item)
+    assert found.dtype == jnp.int32
+    expected = [[place.get((user, item), -1) for item in range(n_items)] for user in range(n_users)]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_contains_at_a_size_where_pair_indices_overflow():
     users, items = np.array([69999, 69999, 0, 53687]), np.array([39999, 5, 7, 3647])
     pairs = sampling.pair_set(users, items, n_users=70000)

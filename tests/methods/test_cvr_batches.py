@@ -28,7 +28,7 @@ def make_data(n_users, n_items, pairs, *, propensities=None):
     rows = Interactions(
         users, items, (np.arange(len(pairs)) % 3 == 0), n_users, n_items, propensities=propensities
     )
-    ids = (Vocabulary(np.arange(n)) for n in (n_users, n_items))
+    ids = Vocabulary.range(n_users), Vocabulary.range(n_items)
     return training.train_data(Dataset("small", rows, None, None, *ids))
 
 
