@@ -66,7 +66,7 @@ def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
     table = experiment.cvr_variants(
         TUNED,
-        settings={"frame": "block", "ratio": 5},
+        settings={"frame": "block", "ratio": 5, "propensity": "additive"},
         released={"ratio": 5, "propensity_batch_size": 32768},
         released_hparams=PUBLISHED,
     )

@@ -198,9 +198,11 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
     text = [title, _columns([head, *body])]
     for one in scored:
         if one.overlap is not None:
+            share = one.overlap["clipped_share"]
+            clipped = f", {share:.0%} of the propensities clipped" if share else ""
             text.append(
                 f"{one.name}: weights worth {one.overlap['effective_sample_size']:.0f} of {one.overlap['rows']} rows "
-                f"(effective sample size), largest weight {one.overlap['largest_weight']:.1f}"
+                f"(effective sample size), largest weight {one.overlap['largest_weight']:.1f}{clipped}"
             )
     if len(scored) > 1 and not comparison:
         text.append(

@@ -69,17 +69,15 @@ def score(
         pcc=pcc,
         exposure=estimate,
         hparams=variant_hparams(config, entry, method),
-        overlap=_overlap(entry, method, states, dataset),
+        overlap=_overlap(method, states, dataset),
         seconds={"fit": 0.0, "evaluate": 0.0},
         history=[],
     )
 
 
-def _overlap(
-    entry: Mapping[str, Any], method: Method, states: TrainState, dataset: Dataset
-) -> dict[str, float] | None:
+def _overlap(method: Method, states: TrainState, dataset: Dataset) -> dict[str, float] | None:
     """How far the inverse propensities of a weighting method stretch its training rows; the first run's."""
-    if entry["method"] not in ("ips", "snips"):
+    if "min_propensity" not in method.hparams:
         return None
     if method.exposure is None:
         propensity = jnp.asarray(dataset.train.propensities)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from debias_jax import _build, _config, data, experiment
+from debias_jax import _build, _config, data, experiment, methods
 from debias_jax._fit import make_judge
-from debias_jax.errors import ConfigError
+from debias_jax.errors import ConfigError, DataError
 from debias_jax.metrics import PROTOCOLS
 
 
@@ -66,6 +66,24 @@ class TestSplits:
         with pytest.raises(ConfigError, match=r"unknown key data.split.rate"):
             experiment.load_dataset(_config_of("mf", split={"name": "subsample", "rate": 0.4}))
 
+    def test_random_where_missing_draws_what_the_log_lacks(self):
+        log = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
+        given = log.test
+        both = _build.random_where_missing(log.replace(test=None), seed=1)
+        assert len(both.train) + len(both.validation) + len(both.test) == len(log.train)
+        assert "test and validation drawn from the log, and as biased as it is" in both.notes
+        one = _build.random_where_missing(log, seed=1)
+        assert one.test is given and len(one.train) + len(one.validation) == len(log.train)
+        assert _build.random_where_missing(both) is both
+
+    def test_random_where_missing_says_how_to_draw_from_short_histories(self):
+        log = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
+        first = np.unique(log.train.users, return_index=True)[1]
+        short = log.replace(train=log.train.take(first))
+        with pytest.raises(DataError, match=r"for a validation share of 0.1; .*data.split.per_user=False"):
+            _build.random_where_missing(short)
+        assert len(_build.random_where_missing(short, per_user=False).validation) == round(len(first) / 10)
+
     @pytest.mark.parametrize(
         ("split", "parts"),
         [
@@ -89,6 +107,37 @@ class TestSplits:
         dataset, _ = experiment.load_dataset(_config_of("mf", split={"name": "biif"}))
         assert masked(dataset, {"name": "biif"}) == len(dataset.train) + len(dataset.validation)
         assert masked(dataset, {"name": "subsample", "fraction": 1.0}) == len(dataset.train)
+
+
+def _refuses(method, log, **options):
+    """Whether a method does not take a log, of which the message says why."""
+    config = _config_of(method, **options)
+    try:
+        _build.check_labels(
+            method, config.variants.it, _build.build_for(config, config.variants.it, log), log
+        )
+    except DataError as error:
+        assert f"{method} needs observed pairs with both labels" in str(error)
+        return True
+    return False
+
+
+def test_methods_that_contrast_observed_labels_refuse_a_log_of_clicks():
+    log = data.splits.biif(data.synthetic.generate(seed=0, n_users=40, n_items=25), seed=0)
+    clicks = log.replace(train=log.train.positives)
+    draw_zeros = {*experiment.IMPLICIT} - {"ips", "snips"}
+    assert {name for name in methods.__all__ if not _refuses(name, clicks)} == draw_zeros
+    assert _refuses("mean_logit", clicks, feedback="ratings") and _refuses("mf", clicks, frame="observed")
+    assert not any(_refuses(name, log) for name in ("ips", "badr", "mf_bias"))
+
+
+def test_an_empty_option_takes_a_column_back(tmp_path):
+    config = _config_of("mf")
+    with config.unlocked():
+        config.data.name, config.data.path = "own", str(tmp_path / "log.csv")
+        config.data.options = {"label": "liked", "observed": ""}
+    (tmp_path / "log.csv").write_text("user,item,liked\na,x,1\na,y,0\n")
+    assert len(experiment.load_dataset(config)[0].train) == 2
 
 
 def test_features_travel_with_the_bundle(tmp_path, data_dir):

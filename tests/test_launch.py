@@ -160,6 +160,65 @@ class TestRoundTrip:
         assert err == ""
 
 
+@pytest.fixture(scope="module")
+def impressions(tmp_path_factory):
+    """About 2,000 rows of what users were shown, in a csv."""
+    rng = np.random.default_rng(0)
+    rows = ["user,item,clicked,converted"]
+    for user in range(60):
+        for item in rng.choice(50, 34, replace=False):
+            clicked = int(rng.random() < 0.5)
+            rows.append(f"u-{user:02d},sku-{item:02d},{clicked},{clicked * int(rng.random() < 0.5)}")
+    path = tmp_path_factory.mktemp("own") / "impressions.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+class TestClicksAndConversions:
+    """A csv with the columns user, item, clicked, converted, without a line of code."""
+
+    CVR = "--config=configs/own_data.py:badr"
+    TINY = ["--config.model.dim=4", "--config.train.epochs=2", "--config.train.batch_size=256"]
+
+    def test_train_and_recommend(self, scripts, impressions, tmp_path):
+        arguments = [self.CVR, f"--config.data.path={impressions}", *self.TINY, "--config.seeds=(0,1)"]
+        out = scripts.succeed("train", *arguments, f"--workdir={tmp_path}/run")
+        assert "unobserved rows (label unknown, in no part)" in out and "as biased as it is" in out
+        assert "impressions, protocol badr: mean ± sd over 2 seeds" in out
+        answer = scripts.succeed(
+            "recommend", f"--workdir={tmp_path}/run", "--user=u-07", "--k=5"
+        ).splitlines()
+        assert len(answer) == 6 and all("sku-" in line for line in answer[1:])
+
+    def test_tune(self, scripts, impressions, tmp_path):
+        pytest.importorskip("optuna")
+        settings = [self.CVR, f"--config.data.path={impressions}", *self.TINY]
+        out = scripts.succeed(
+            "tune", *settings, "--trials=3", "--config.tune.batch=3", f"--workdir={tmp_path}/tune"
+        )
+        assert "badr: 3 of 3 trials, best auc" in out
+        (found,) = json.loads((tmp_path / "tune" / "tuned.json").read_text()).values()
+        assert 1e-4 <= found["hparams"]["min_propensity"] <= 1e-1
+
+    @pytest.mark.parametrize(
+        ("text", "flags", "fragments"),
+        [
+            ("user,item,click,converted\na,x,1,1\n", [], ["no column 'clicked'; did you mean 'click'?"]),
+            ("user,item,clicked,conversion\na,x,1,1\n", [], ["'converted'", "mean 'conversion'"]),
+            ("user,item,clicked,converted\na,x,1,1\na,y,0,1\n", [], ["csv:3", "'1' where 'clicked' is 0"]),
+            ("user,item,liked\na,x,1\na,y,2\n", ["observed=", "label=liked"], ["csv:3", "holds 2"]),
+        ],
+        ids=["no clicked", "no converted", "converted without a click", "columns of other names"],
+    )
+    def test_a_file_that_does_not_fit(self, scripts, tmp_path, text, flags, fragments):
+        (tmp_path / "log.csv").write_text(text)
+        options = [f"--config.data.options.{flag}" for flag in flags]
+        refusal = scripts.run(
+            "train", self.CVR, f"--config.data.path={tmp_path}/log.csv", *options, f"--workdir={tmp_path}/run"
+        )
+        assert_one_line(*refusal, *fragments)
+
+
 class TestWrongSettings:
     @pytest.mark.parametrize(
         ("script", "arguments", "fragments"),

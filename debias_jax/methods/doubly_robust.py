@@ -237,7 +237,8 @@ class DoublyRobustSettings(TypedDict, total=False):
         weighting: what an observed row counts against a pair of the population: ``"population"`` (default) or
             ``"batch"``, as in the released programs; see ``methods.cvr_batches``.
         propensity: where propensities come from: ``"estimated"`` (default: ``propensity_model`` by cross-entropy),
-            ``"released"`` (by squared error with BADR's stopping rule), ``"logged"``, ``"popularity"``,
+            ``"additive"`` (logistic on ids, fitted exactly, without ``propensity_model``), ``"released"`` (by squared
+            error with BADR's stopping rule), ``"logged"``, ``"popularity"``,
             ``"user_item"`` or ``"constant"``.
         propensity_batch_size: pairs a step of the propensity fit; default None, the fitting function's own.
         imputed_errors: the imputed error in the imputation's step: ``"published"`` (default), CE(prediction;

@@ -260,6 +260,79 @@ def test_label_beside_rating(file):
     assert (data.train.labels.tolist(), data.train.ratings.tolist()) == ([1.0, 0.0], [3.0, 5.0])
 
 
+class TestObserved:
+    """Impressions: the label is known where ``observed`` is 1."""
+
+    IMPRESSIONS = "user,item,clicked,converted\na,x,1,1\nb,y,0,0\nb,x,1,0\nc,z,0,\n"
+
+    def test_unobserved_rows_are_no_rows_but_their_ids_stay(self, file):
+        data, report = read(file(self.IMPRESSIONS), label="converted", observed="clicked")
+        assert triples(data) == [("a", "x", 1.0), ("b", "x", 0.0)]
+        assert (data.users.ids, data.items.ids) == (("a", "b", "c"), ("x", "y", "z"))
+        assert data.notes == ("label = converted, known where clicked = 1",)
+        assert (report.unobserved_rows, report.part("train").rows, report.bad_rows_skipped) == (2, 2, 0)
+        assert "unobserved rows (label unknown, in no part): 2" in str(report)
+
+    def test_words_and_parquet_booleans(self, file, tmp_path):
+        text = self.IMPRESSIONS.replace(",1,", ",True,").replace(",0,", ",FALSE,")
+        data, _ = read(file(text), label="converted", observed="clicked")
+        assert triples(data) == [("a", "x", 1.0), ("b", "x", 0.0)]
+        frame = pl.DataFrame(
+            {
+                "user": ["a", "b", "c"],
+                "item": ["x"] * 3,
+                "seen": [True, False, True],
+                "liked": [True, None, False],
+            }
+        )
+        frame.write_parquet(tmp_path / "log.parquet")
+        data, _ = read(tmp_path / "log.parquet", label="liked", observed="seen")
+        assert triples(data) == [("a", "x", 1.0), ("c", "x", 0.0)]
+
+    def test_a_positive_label_of_an_unobserved_row(self, file):
+        path = file(self.IMPRESSIONS + "c,x,0,1\nd,x,0,1\n")
+        with pytest.raises(
+            DataError,
+            match=r":6: column 'converted' holds '1' where 'clicked' is 0 \(1 more bad rows\); on_bad",
+        ):
+            read(path, label="converted", observed="clicked")
+        data, report = read(path, label="converted", observed="clicked", on_bad_rows="skip")
+        assert (report.bad_rows_skipped, report.unobserved_rows, len(data.train)) == (2, 2, 2)
+        assert data.users.ids == ("a", "b", "c")
+
+    def test_ratings_with_a_threshold(self, file):
+        path = file("user,item,seen,stars\na,x,1,5\nb,x,0,\nb,y,0,2\nc,x,1,1\n")
+        data, _ = read(path, rating="stars", threshold=4, observed="seen")
+        assert triples(data) == [("a", "x", 1.0), ("c", "x", 0.0)]
+        assert data.train.ratings.tolist() == [5.0, 1.0]
+        with pytest.raises(DataError, match=":4: column 'stars' holds '2' where 'seen' is 0"):
+            read(path, rating="stars", threshold=2, observed="seen")
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("d,x,2,0", "column 'clicked' holds 2, which is not 0 or 1; it says whether the label"),
+            ("d,x,often,0", "column 'clicked' holds 'often', which is not a finite number"),
+            ("d,x,,0", "column 'clicked' is empty"),
+            ("d,x,1,", "column 'converted' is empty"),
+            ("d,x,0,3", "column 'converted' holds 3, which is not 0 or 1; pass threshold="),
+        ],
+    )
+    def test_other_values_are_named_with_their_line(self, file, row, message):
+        with pytest.raises(DataError, match=f":6: {message}"):
+            read(file(f"{self.IMPRESSIONS}{row}\n"), label="converted", observed="clicked")
+
+    def test_duplicates_are_those_of_observed_rows(self, file):
+        path = file(self.IMPRESSIONS + "a,x,0,0\nc,z,0,0\n")
+        assert len(read(path, label="converted", observed="clicked")[0].train) == 2
+        with pytest.raises(DataError, match=r"csv:6: user 'b', item 'x' also stands in .*csv:4"):
+            read(file(self.IMPRESSIONS + "b,x,1,1\n"), label="converted", observed="clicked")
+
+    def test_nothing_observed(self, file):
+        with pytest.raises(DataError, match=r"no row has 'clicked' = 1, so no label is known"):
+            read(file("user,item,clicked,y\na,x,0,0\n"), label="y", observed="clicked")
+
+
 def test_timestamps(file):
     path = file("user,item,t\na,x,-5\nb,x,3.0\nc,x,1.5\n")
     with pytest.raises(DataError, match=":4: column 't' holds '1.5', which is no whole number of seconds"):
@@ -344,6 +417,7 @@ def test_parquet_types_and_places(tmp_path):
         (dict(threshold=3), "threshold = 3 needs label= or rating="),
         (dict(label="a", rating="b", threshold=3), "ambiguous"),
         (dict(label="a", duplicates="mean"), "'mean' of 0/1 labels is no label"),
+        (dict(observed="clicked"), "observed= needs label= or rating=.* give label='clicked'"),
         (dict(duplicates="frist"), "did you mean 'first'"),
         (dict(on_bad_rows="ignore"), "on_bad_rows = 'ignore' is unknown; there are error, skip"),
         (dict(user="id", item="id"), "user and item both name the column 'id'"),

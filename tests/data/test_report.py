@@ -42,11 +42,13 @@ def test_counts(dataset):
 
 
 def test_text_is_one_screen(dataset):
-    text = str(summarise(dataset, duplicates_dropped=7, bad_rows_skipped=2, bad_row_examples=("f.csv:3: x",)))
+    dropped = dict(unobserved_rows=1200, duplicates_dropped=7, bad_rows_skipped=2)
+    text = str(summarise(dataset, **dropped, bad_row_examples=("f.csv:3: x",)))
     for piece in (
         "tiny: 4 users x 5 items",
         "pairs in both train and test: 1",
         "test users without a training row: 2",
+        "unobserved rows (label unknown, in no part): 1,200",
         "duplicates dropped: 7",
         "bad rows skipped: 2, e.g.",
         "f.csv:3: x",
