@@ -70,6 +70,9 @@ def get_config(method: str = ""):
         released={"ratio": 5, "propensity_batch_size": 32768},
         released_hparams=PUBLISHED,
     )
+    if method == "all":
+        # The released program has a schedule of its own.
+        table = {name: entry for name, entry in table.items() if name not in experiment.CVR_RELEASED}
     config = experiment.base_config()
     with config.unlocked():
         experiment.select_variants(config, method, table, groups=GROUPS)
@@ -93,7 +96,7 @@ def get_config(method: str = ""):
         config.tune.batch = 5
         config.tune.space = experiment.CVR_SPACE
         config.tune.first = FIRST
-        if set(config.methods) <= set(experiment.CVR_RELEASED):
+        if experiment.all_released(config.methods):
             config.train.epochs = 100
             config.train.patience = 0
             config.train.restore = "last"

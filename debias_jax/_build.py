@@ -281,6 +281,7 @@ def build_method(
     given: dict[str, Any] = {
         "model": pairwise,
         "imputation_model": pairwise,
+        "adversary_model": pairwise,
         "biased_model": functools.partial(pairwise, bias=True),
         "exposure_model": lambda: models.biif_exposure(n_users, dim=settings["dim"]),
         "propensity_model": lambda: models.additive_logistic(

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -63,6 +63,12 @@ def define_config() -> flags.FlagHolder:
     flag = flags.FLAGS[holder.name]
     flag.parser = _ConfigParser(holder.name, flag.parser)
     return holder
+
+
+def say_untuned(variants: Sequence[str], path: str) -> None:
+    """One line about the variants that ``experiment.apply_tuned`` left as they were, if there are any."""
+    if variants:
+        print(f"{path} has nothing for {', '.join(variants)}: settings of the config", flush=True)
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -78,6 +78,8 @@ def base_config() -> ConfigDict:
     config.tune.batch = 6
     config.tune.seed = 0
     config.tune.prune = True
+    # Trials drawn at random, before the sampler models the finished ones; where ``trials`` are few, take a third of them.
+    config.tune.startup = 10
     # What is searched, by hyperparameter: ("log", low, high), ("uniform", low, high) or ("choice", (value, ...)).
     # "default" holds for every method that has the name; an entry of a variant, or else of its method, comes on top.
     config.tune.space = ConfigDict({"default": dict.fromkeys(_RATES, ("log", 3e-4, 1e-1))})
@@ -94,6 +96,7 @@ def variant(
     *,
     options: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
+    fixed: Mapping[str, float] | None = None,
     **hparams: float,
 ) -> ConfigDict:
     """A method with its options and hyperparameters, as an entry of ``config.variants``.
@@ -102,7 +105,9 @@ def variant(
         method: a name of ``debias_jax.methods``.
         options: keyword arguments of the method's function.
         model: what differs from ``config.model`` for this variant.
-        **hparams: numeric hyperparameters.
+        fixed: hyperparameters that make the variant what it is, such as a learning rate of 0: a search leaves them
+            alone, and so do tuned settings. Their names stand under ``"fixed"``, their values among the others.
+        **hparams: the other numeric hyperparameters; ``fixed`` comes on top.
 
     Returns:
         The entry.
@@ -112,9 +117,15 @@ def variant(
             "method": method,
             "options": options or {},
             "model": model or {},
-            "hparams": {name: float(value) for name, value in hparams.items()},
+            "hparams": {name: float(value) for name, value in {**hparams, **(fixed or {})}.items()},
+            "fixed": tuple(fixed or ()),
         }
     )
+
+
+def fixed_names(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hyperparameters that define a variant; none in entries of before there were any."""
+    return tuple(entry.get("fixed", ()))
 
 
 def select_variants(

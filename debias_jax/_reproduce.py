@@ -7,6 +7,7 @@ resumed, and a variant that joins the list later is trained alone.
 import dataclasses
 import pathlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -133,6 +134,44 @@ TABLES = {
 
 FIGURES = "badr_figures"
 """Figures 1-4 of BADR; see ``_figures``."""
+
+
+def command_of(
+    table: str,
+    config: str,
+    overrides: Mapping[str, Any],
+    *,
+    section: str | None = None,
+    tuned: str | None = None,
+) -> str:
+    """The command of a section as its readers can run it: no path of the machine that ran it.
+
+    Args:
+        table: ``--table``.
+        config: ``--config``, with the variants behind the colon.
+        overrides: of single keys of the config, in the order in which they were given.
+        section: ``--section``, if given.
+        tuned: ``--tuned``, if given.
+
+    Returns:
+        The command with the workdir as ``DIR``, and what else is an absolute path as a word in capitals.
+
+    Examples:
+        >>> command_of("badr_table3", "configs/coat_cvr.py:badr", {"data.path": "/data/coat"}, tuned="tuned.json")
+        'python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:badr --config.data.path=DATA --tuned=tuned.json --workdir=DIR'
+    """
+
+    def shown(path: str, word: str) -> str:
+        return word if pathlib.Path(path).expanduser().is_absolute() else path
+
+    file, colon, names = config.partition(":")
+    given = [f"--table={table}", f"--config={shown(file, 'CONFIG.py')}{colon}{names}"]
+    for key, value in overrides.items():
+        value = value.to_dict() if isinstance(value, ConfigDict) else value
+        given.append(f"--config.{key}={shown(value, 'DATA') if key == 'data.path' else value}")
+    given += [] if section is None else [f"--section={section}"]
+    given += [] if tuned is None else [f"--tuned={shown(tuned, 'TUNED.json')}"]
+    return shlex.join(["python", "launch/reproduce.py", *given, "--workdir=DIR"])
 
 
 def reproduce(

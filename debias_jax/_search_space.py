@@ -6,30 +6,45 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from debias_jax._config import fixed_names
 from debias_jax.errors import ConfigError, nearest
 
 
-def _own(table: Mapping[str, Any], name: str, method: str, default: Any) -> tuple[str, Any]:
-    """The entry of a variant, or else of its method, and the key that it stands under."""
-    return next(((key, table[key]) for key in (name, method) if key in table), (name, default))
+def _own(config: ConfigDict, section: str, name: str, default: Any) -> tuple[str, Any]:
+    """The entry of a variant in a section of ``config.tune``, or else of its method, and where it stands."""
+    table = config.tune[section]
+    keys = (name, config.variants[name].method)
+    key, entry = next(((key, table[key]) for key in keys if key in table), (name, default))
+    return f"tune.{section}.{key}", entry
 
 
-def search_space(config: ConfigDict, name: str, method: str, known: Mapping[str, float]) -> dict[str, list]:
-    """``{hyperparameter: [kind, low, high] or ["choice", [values]]}`` of a variant, by name."""
-    where, own = _own(config.tune.space, name, method, {})
+def search_space(config: ConfigDict, name: str, known: Mapping[str, float]) -> dict[str, list]:
+    """``{hyperparameter: [kind, low, high] or ["choice", [values]]}`` of a variant, by name.
+
+    Args:
+        config: the experiment.
+        name: of the variant.
+        known: its hyperparameters; those that it fixes are not searched.
+
+    Raises:
+        ConfigError: a range cannot be read or is of a hyperparameter that there is not, or nothing is searched.
+    """
+    fixed = fixed_names(config.variants[name])
+    where, own = _own(config, "space", name, {})
     for key in own:
         if key not in known:
-            raise ConfigError(f"unknown hyperparameter tune.space.{where}.{key}; {nearest(key, known)}")
+            raise ConfigError(f"unknown hyperparameter {where}.{key}; {nearest(key, known)}")
     default = {key: spec for key, spec in config.tune.space.get("default", {}).items() if key in known}
     space = {}
     for key, spec in sorted({**default, **own}.items()):
         # A value that the user gave for every variant of the run is not searched.
-        if config.train.get(key) is None:
-            space[key] = _spec(f"tune.space.{where if key in own else 'default'}.{key}", spec)
+        if key not in fixed and config.train.get(key) is None:
+            space[key] = _spec(f"{where if key in own else 'tune.space.default'}.{key}", spec)
     if not space:
+        but = f", of which it fixes {', '.join(fixed)}" if fixed else ""
         raise ConfigError(
-            f"nothing is searched for {name}: it has the hyperparameters {', '.join(known)}, and tune.space gives a "
-            f"range for none that is free; add tune.space.{name}"
+            f"nothing is searched for {name}: it has the hyperparameters {', '.join(known)}{but}, and tune.space gives "
+            f"a range for none that is free; add tune.space.{name}, or leave {name} out"
         )
     return space
 
@@ -58,23 +73,25 @@ def _spec(where: str, spec: Any) -> list:
     return [kind, *values]
 
 
-def first_settings(
-    config: ConfigDict, name: str, method: str, space: dict[str, list]
-) -> list[dict[str, float]]:
-    """The settings that a variant's search begins with."""
-    where, settings = _own(config.tune.first, name, method, ())
+def first_settings(config: ConfigDict, name: str, space: dict[str, list]) -> list[dict[str, float]]:
+    """The settings that a variant's search begins with; of those of its method, what it does not fix.
+
+    Raises:
+        ConfigError: one sets what is not searched, or lies outside its range.
+    """
+    fixed = fixed_names(config.variants[name])
+    where, settings = _own(config, "first", name, ())
     checked = []
     for setting in settings:
-        for key, value in setting.items():
+        free = {key: value for key, value in setting.items() if key not in fixed}
+        for key, value in free.items():
             if key not in space:
-                raise ConfigError(
-                    f"tune.first.{where} sets {key!r}, which is not searched; {nearest(key, space)}"
-                )
+                raise ConfigError(f"{where} sets {key!r}, which is not searched; {nearest(key, space)}")
             kind, *values = space[key]
             inside = value in values[0] if kind == "choice" else values[0] <= value <= values[1]
             if not inside:
-                raise ConfigError(f"tune.first.{where} sets {key} to {value}, outside its range {space[key]}")
-        checked.append({key: float(value) for key, value in setting.items()})
+                raise ConfigError(f"{where} sets {key} to {value}, outside its range {space[key]}")
+        checked.append({key: float(value) for key, value in free.items()})
     return checked
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, _plots, _results
+from debias_jax import _config, _plots, _results, training
 from debias_jax._build import build_for, default_hparams, variant_hparams
 from debias_jax._fit import Task, fingerprint, fit, make_task
 from debias_jax._search_space import distributions, first_settings, search_space
@@ -34,10 +34,11 @@ from debias_jax.errors import CheckpointError, ConfigError, nearest, require_ext
 from debias_jax.training import _files, writers
 from debias_jax.training.checkpoint import fingerprint_differences
 
-_STARTUP_TRIALS = 10
-_PRUNE_AFTER_TRIALS = 5
-_PRUNE_AFTER_EPOCHS = 0.25
-"""Random trials before the sampler's model, trials before any is pruned, and the share of epochs that none loses."""
+_SAMPLER = {"n_ei_candidates": 24, "multivariate": True, "constant_liar": True}
+"""Arguments of Optuna's TPE besides its seed and ``config.tune.startup``."""
+
+_PRUNER = {"after_trials": 5, "after_epochs": 0.25}
+"""Trials before any is pruned, and the share of epochs that none loses."""
 
 
 class _Plan(NamedTuple):
@@ -69,7 +70,7 @@ def tune(
         raise ConfigError(
             "a search chooses on the validation part, and this dataset has none; set data.split"
         )
-    for name, least in (("trials", 1), ("batch", 1), ("seed", 0)):
+    for name, least in (("trials", 1), ("batch", 1), ("startup", 1), ("seed", 0)):
         if config.tune[name] < least:
             raise ConfigError(f"tune.{name} is {config.tune[name]}; it must be at least {least}")
     plans = [_plan(config, name, dataset) for name in config.methods]
@@ -95,18 +96,23 @@ def tune(
     return results
 
 
-def apply_tuned(config: ConfigDict, path: str | os.PathLike) -> None:
+def apply_tuned(config: ConfigDict, path: str | os.PathLike) -> tuple[str, ...]:
     """Puts the settings of a ``tuned.json`` into the variants of a config.
 
-    A variant that the file does not have keeps its own values; ``config.train.lr`` still comes on top.
+    A variant that the file does not have takes what was found for its method, of which it may lack some. What a variant
+    fixes (see ``variant``) is never changed; ``config.train.lr`` still comes on top.
 
     Args:
         config: the experiment; changed in place.
         path: written by ``tune``.
 
+    Returns:
+        The variants that keep their own values: neither they nor their methods are in the file, or they fix all that
+        was found.
+
     Raises:
-        ConfigError: there is no such file, it has none of the config's variants, or one of its variants is of another
-            method or has a hyperparameter that the method does not have.
+        ConfigError: there is no such file, it has none of the config's variants or their methods, or one of its
+            variants is of another method or has a hyperparameter that the method does not have.
     """
     tuned = _results.read_json(path)
     if tuned is None:
@@ -115,42 +121,64 @@ def apply_tuned(config: ConfigDict, path: str | os.PathLike) -> None:
         isinstance(one, dict) and {"method", "hparams"} <= set(one) for one in tuned.values()
     ):
         raise ConfigError(f"{path} is not what launch/tune.py writes: variants with their method and hparams")
-    if not set(tuned) & set(config.methods):
+    names = {*config.methods, *(config.variants[name].method for name in config.methods)}
+    if not set(tuned) & names:
         raise ConfigError(
             f"{path} has none of {', '.join(config.methods)}; it has {', '.join(sorted(tuned))}"
         )
+    unchanged = []
     for name in config.methods:
-        if name not in tuned:
-            continue
-        entry, found = config.variants[name], tuned[name]
-        if found["method"] != entry.method:
-            raise ConfigError(f"{name} is the method {found['method']} in {path}, and {entry.method} here")
-        known = default_hparams(config, entry)
-        for key in found["hparams"]:
-            if key not in known:
-                raise ConfigError(
-                    f"unknown hyperparameter {key!r} of {name} in {path}; {nearest(key, known)}"
-                )
+        entry = config.variants[name]
+        found = _found(config, name, tuned, path)
         with config.unlocked():
-            entry.hparams.update(found["hparams"])
+            entry.hparams.update(found)
+        if not found:
+            unchanged.append(name)
+    return tuple(unchanged)
+
+
+def _found(
+    config: ConfigDict, name: str, tuned: Mapping[str, Any], path: str | os.PathLike
+) -> dict[str, float]:
+    """What a variant takes from a ``tuned.json``."""
+    entry = config.variants[name]
+    source = name if name in tuned else entry.method
+    if source not in tuned:
+        return {}
+    if tuned[source]["method"] != entry.method:
+        raise ConfigError(
+            f"{source} is the method {tuned[source]['method']} in {path}, and {entry.method} here"
+        )
+    known = default_hparams(config, entry)
+    hparams = tuned[source]["hparams"]
+    for key in hparams:
+        # A variant of other options may lack hyperparameters that its method was tuned with.
+        if key not in known and source == name:
+            raise ConfigError(f"unknown hyperparameter {key!r} of {name} in {path}; {nearest(key, known)}")
+    taken = set(known) - set(_config.fixed_names(entry))
+    return {key: value for key, value in hparams.items() if key in taken}
 
 
 def _plan(config: ConfigDict, name: str, dataset: Dataset) -> _Plan:
     entry = config.variants[name]
     method = build_for(config, entry, dataset)
     values = variant_hparams(config, entry, method)
-    space = search_space(config, name, entry.method, values)
+    space = search_space(config, name, values)
     fixed = {key: value for key, value in values.items() if key not in space}
-    return _Plan(name, entry, space, first_settings(config, name, entry.method, space), fixed)
+    return _Plan(name, entry, space, first_settings(config, name, space), fixed)
 
 
 def _fingerprint(config: ConfigDict, plan: _Plan, dataset: Dataset) -> dict[str, Any]:
     """What a search must share with the one that continues it; ``tune.trials`` may grow."""
+    import optuna
+
     runs = [{"seed": int(seed), **plan.fixed} for seed in config.seeds]
     own = fingerprint(config, plan.entry, dataset, runs)
     own["train"] |= {name: config.train[name] for name in ("epochs", "restore")}
-    own["tune"] = {name: config.tune[name] for name in ("batch", "seed", "prune")}
-    own["tune"] |= {"space": plan.space, "first": plan.first}
+    own["train"]["strategy"] = training.resolve_strategy(config.train.strategy)
+    own["tune"] = {name: config.tune[name] for name in ("batch", "seed", "startup", "prune")}
+    own["tune"] |= {"space": plan.space, "first": plan.first, "sampler": _SAMPLER, "pruner": _PRUNER}
+    own["optuna"] = optuna.__version__
     return json.loads(json.dumps(own))
 
 
@@ -267,15 +295,13 @@ def _ask(config: ConfigDict, plan: _Plan, finished: Sequence[Any], stop: int) ->
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(
-            n_startup_trials=_STARTUP_TRIALS,
-            n_ei_candidates=24,
-            multivariate=True,
-            constant_liar=True,
+            n_startup_trials=config.tune.startup,
             seed=seed,
+            **_SAMPLER,
         ),
         pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=_PRUNE_AFTER_TRIALS,
-            n_warmup_steps=math.ceil(_PRUNE_AFTER_EPOCHS * config.train.epochs),
+            n_startup_trials=_PRUNER["after_trials"],
+            n_warmup_steps=math.ceil(_PRUNER["after_epochs"] * config.train.epochs),
         ),
     )
     study.add_trials(finished)

@@ -1,6 +1,6 @@
 """The methods and their named variants, as the configs of several datasets list them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from debias_jax import methods
 from debias_jax._build import argument_names
 from debias_jax._config import variant
+from debias_jax.errors import ConfigError
 
 EXPOSURE_LEARNING = ("biif", "joint_opt", "alter_opt", "bi_opt2")
 
@@ -47,7 +48,9 @@ def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Con
         "biif_inner_sgd": ("biif", {"inner_step": "sgd"}, {}),
     }
     return {
-        name: variant(method, options=options, **{**tuned.get(method, {}), **tuned.get(name, {}), **fixed})
+        name: variant(
+            method, options=options, fixed=fixed, **{**tuned.get(method, {}), **tuned.get(name, {})}
+        )
         for name, (method, options, fixed) in (plain | named).items()
     }
 
@@ -93,11 +96,36 @@ CVR_ABLATION = (
 )
 """BADR's Figure 1: each imputation loss under the DR and under the BADR risk."""
 
-CVR_CONTROLS = ("mf", "dr_jl", "badr", "badr_detached", "badr_constant", "badr_frozen", "badr_zeros")
+CVR_CONTROLS = (
+    "mf",
+    "dr_jl",
+    "dr_jl_matched",
+    "badr",
+    "badr_detached",
+    "badr_constant",
+    "badr_frozen",
+    "badr_zeros",
+)
 """What BADR's result rests on: propensities made constant, the imputation frozen at its start or replaced by zeros."""
 
 CVR_RELEASED = ("badr_released", "badr_released_constant", "badr_released_frozen", "badr_released_zeros")
 """The program released with BADR, and the same controls of it."""
+
+
+def all_released(names: Sequence[str]) -> bool:
+    """Whether the named variants are of the released program, whose schedule is a part of them.
+
+    Raises:
+        ConfigError: some are and some are not.
+    """
+    released = [name for name in names if name in CVR_RELEASED]
+    if released and len(released) < len(names):
+        raise ConfigError(
+            f"{', '.join(released)} train on a schedule of their own; run them apart from "
+            f"{', '.join(name for name in names if name not in released)}"
+        )
+    return bool(released)
+
 
 RELEASED_BADR = {
     "variant": "released",
@@ -124,7 +152,7 @@ def cvr_variants(
         settings: options of the dataset, e.g. ``{"frame": "block", "ratio": 5}``; a method that does not have one is
             built without it.
         released: options of ``badr_released`` that depend on the dataset: ``ratio``, ``propensity_batch_size``.
-        released_hparams: the published hyperparameters of ``badr_released``.
+        released_hparams: the published hyperparameters of ``badr_released``; neither searched nor tuned.
 
     Returns:
         Variant name -> entry of ``config.variants``.
@@ -145,14 +173,24 @@ def cvr_variants(
         "badr_constant": {"propensity": "constant"},
         "badr_zeros": {"imputation": "zeros"},
     }
-    named = {name: ("badr", options, {}) for name, options in badr.items()}
+    no_ctr, no_ctcvr = {"ctr_weight": 0.0}, {"ctcvr_weight": 0.0}
+    named = {name: ("badr", options, {}) for name, options in badr.items()} | {
+        "multi_ips_no_ctr": ("multi_ips", {}, no_ctr),
+        "multi_dr_no_ctr": ("multi_dr", {}, no_ctr),
+        "escm2_ips_no_ctcvr": ("escm2_ips", {}, no_ctcvr),
+        "escm2_dr_no_ctcvr": ("escm2_dr", {}, no_ctcvr),
+        # On the architecture of badr_mmoe.
+        "escm2_dr_shared": ("escm2_dr", {"towers": "shared"}, {}),
+    }
     named["badr_frozen"] = ("badr", {}, {"imputation_lr": 0.0})
     table = {}
     for name, (method, options, fixed) in (plain | named).items():
         accepted = argument_names(getattr(methods, method))
         shared = {key: value for key, value in (settings or {}).items() if key in accepted}
-        hparams = {**tuned.get(method, {}), **tuned.get(name, {}), **fixed}
-        table[name] = variant(method, options={**shared, **options}, **hparams)
+        hparams = {**tuned.get(method, {}), **tuned.get(name, {})}
+        table[name] = variant(method, options={**shared, **options}, fixed=fixed, **hparams)
+    # The loss of DR-JL in the scale of BADR's, with the settings that were chosen for DR-JL.
+    table["dr_jl_matched"] = variant("badr", options=table["badr_dr_jl"]["options"], **tuned.get("dr_jl", {}))
     original = {**RELEASED_BADR, **(released or {})}
     at_paper_scale = {"init_scale": 1.0, "propensity_factors": True}
     for name, options, fixed in (
@@ -161,8 +199,9 @@ def cvr_variants(
         ("badr_released_frozen", {}, {"imputation_lr": 0.0}),
         ("badr_released_zeros", {"imputation": "zeros"}, {}),
     ):
-        hparams = {**(released_hparams or {}), **fixed}
-        table[name] = variant("badr", options={**original, **options}, model=at_paper_scale, **hparams)
+        # The published settings belong to the program: what a search found for badr is not for it.
+        fixed = {**(released_hparams or {}), **fixed}
+        table[name] = variant("badr", options={**original, **options}, model=at_paper_scale, fixed=fixed)
     return table
 
 
@@ -175,8 +214,8 @@ CVR_SPACE = {
     "default": {
         "lr": ("log", 1e-3, 1e-1),
         "imputation_lr": ("log", 1e-3, 1e-1),
-        "weight_decay": ("log", 1e-6, 1e-2),
-        "imputation_weight_decay": ("log", 1e-6, 1e-2),
+        "weight_decay": ("log", 1e-7, 1e-2),
+        "imputation_weight_decay": ("log", 1e-7, 1e-2),
         "propensity_weight_decay": ("log", 1e-7, 1e-2),
         "min_propensity": ("uniform", 0.02, 0.15),
         "observed_weight": ("log", 0.5, 30.0),

@@ -43,6 +43,7 @@ from debias_jax._variants import (
     CVR_SPACE,
     CVR_TABLE,
     IMPLICIT,
+    all_released,
     cvr_variants,
     implicit_variants,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "CVR_TABLE",
     "IMPLICIT",
     "Outcome",
+    "all_released",
     "apply_tuned",
     "base_config",
     "build_method",
@@ -316,8 +318,10 @@ def tune(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False)
     """Searches the hyperparameters of every variant with Optuna, equally many trials for each; see ``config.tune``.
 
     The test part is not read. A trial is the mean over ``config.seeds``; one that diverges is recorded as such. The
-    same call resumes, or does nothing more; with more ``config.tune.trials`` it goes on. Variants may be searched one
-    after the other into the same workdir: ``tuned.json`` holds all of them.
+    same call resumes, or does nothing more; with more ``config.tune.trials`` it goes on. Trials of a batch are proposed
+    together, so the longer search is the one that would have had them from the start only where the old number is a
+    multiple of ``config.tune.batch``; behind a last batch that was not full, other trials follow. Variants may be searched
+    one after the other into the same workdir: ``tuned.json`` holds all of them.
 
     Args:
         config: the experiment.

@@ -139,9 +139,7 @@ def _feistel_order(key: Key, n: int) -> Array:
         return jnp.any(cells >= n)
 
     cells = encipher(jnp.arange(n, dtype=jnp.uint32))
-    cells = jax.lax.while_loop(
-        outside, lambda cells: jnp.where(cells >= n, encipher(cells), cells), cells
-    )
+    cells = jax.lax.while_loop(outside, lambda cells: jnp.where(cells >= n, encipher(cells), cells), cells)
     return cells.astype(jnp.int32)
 
 

@@ -6,9 +6,6 @@ python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:tabl
 Each row is a run in a folder of its own: the same command resumes, and reads back what is finished.
 """
 
-import shlex
-import sys
-
 from absl import flags
 
 from debias_jax import _cli, _reproduce, experiment
@@ -26,9 +23,15 @@ _TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with 
 
 def _main():
     if _TUNED.value is not None:
-        experiment.apply_tuned(_CONFIG.value, _TUNED.value)
-    given = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir")]
-    command = shlex.join(["python", "launch/reproduce.py", *given, "--workdir=DIR"])
+        _cli.say_untuned(experiment.apply_tuned(_CONFIG.value, _TUNED.value), _TUNED.value)
+    config = flags.FLAGS[_CONFIG.name]
+    command = _reproduce.command_of(
+        _TABLE.value,
+        config.config_filename,
+        config.override_values,
+        section=_SECTION.value,
+        tuned=_TUNED.value,
+    )
     print(
         _reproduce.reproduce(
             _TABLE.value, _CONFIG.value, _WORKDIR.value, command=command, section=_SECTION.value

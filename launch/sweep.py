@@ -28,7 +28,7 @@ _TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with 
 def _main():
     config = _CONFIG.value
     if _TUNED.value is not None:
-        experiment.apply_tuned(config, _TUNED.value)
+        _cli.say_untuned(experiment.apply_tuned(config, _TUNED.value), _TUNED.value)
     if _SEEDS.value is not None:
         config.seeds = tuple(range(_SEEDS.value))
     if not _GRID.value:

@@ -17,7 +17,7 @@ _TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with 
 
 def _main():
     if _TUNED.value is not None:
-        experiment.apply_tuned(_CONFIG.value, _TUNED.value)
+        _cli.say_untuned(experiment.apply_tuned(_CONFIG.value, _TUNED.value), _TUNED.value)
     print(experiment.run(_CONFIG.value, _WORKDIR.value).text)
 
 

@@ -59,7 +59,7 @@ class TestSettings:
         config = OWN.get_config(",".join(OWN.CONVERSION))
         for name in config.methods:
             entry = config.variants[name]
-            space = search_space(config, name, entry.method, _build.default_hparams(config, entry))
+            space = search_space(config, name, _build.default_hparams(config, entry))
             if "min_propensity" in space:
                 assert space["min_propensity"] == ["log", 1e-4, 1e-1]
         assert experiment.CVR_SPACE["default"]["min_propensity"] == ("uniform", 0.02, 0.15)

@@ -2,9 +2,15 @@
 
 import json
 import math
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from reference.tables import cells, small_config
 
 from debias_jax import _reproduce, _rows, data, metrics
@@ -12,6 +18,17 @@ from debias_jax._fit import Judge, make_judge
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError
 from debias_jax.training.evaluation import build_eval_set
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# The script with no table behind it.
+PRINT_COMMAND = """
+import runpy, sys
+from debias_jax import _reproduce
+
+_reproduce.reproduce = lambda *arguments, command, **settings: command
+runpy.run_path("launch/reproduce.py", run_name="__main__")
+"""
 
 COMMAND = (
     "python launch/reproduce.py --table=small --config=configs/x.py:a,b --config.train.lr=0.1 --workdir=DIR"
@@ -150,6 +167,56 @@ def test_the_command_of_one_row_is_that_of_the_table_with_its_name_alone():
         "launch/reproduce.py --table=small --config=configs/x.py:METHOD --config.train.lr=0.1 --workdir=DIR"
         in again
     )
+
+
+class TestCommand:
+    def test_paths_of_the_machine_are_words(self, tmp_path):
+        command = _reproduce.command_of(
+            "badr_table3",
+            f"{tmp_path}/mine.py:a,b",
+            {"seeds": (0, 1), "data.path": f"{tmp_path}/coat", "data.split": ConfigDict({"name": "biif"})},
+            section="x",
+            tuned=f"{tmp_path}/tuned.json",
+        )
+        assert shlex.split(command) == [
+            *("python", "launch/reproduce.py", "--table=badr_table3", "--config=CONFIG.py:a,b"),
+            *("--config.seeds=(0, 1)", "--config.data.path=DATA", "--config.data.split={'name': 'biif'}"),
+            *("--section=x", "--tuned=TUNED.json", "--workdir=DIR"),
+        ]
+
+    def test_paths_below_the_repository_stay(self):
+        command = _reproduce.command_of(
+            "t", "configs/x.py:a", {"data.path": "log.csv"}, tuned="runs/tuned.json"
+        )
+        assert "--config.data.path=log.csv --tuned=runs/tuned.json --workdir=DIR" in command
+
+    def test_the_script_gives_what_was_parsed_whichever_way_it_was_written(self, tmp_path):
+        (tmp_path / "tuned.json").write_text('{"biif": {"method": "biif", "hparams": {"lr": 0.5}}}')
+        arguments = [
+            "--workdir",
+            str(tmp_path),
+            "--table",
+            "biif_table2",
+            "--config",
+            "configs/coat.py:mf,biif",
+        ]
+        arguments += ["--config.train.lr", "1e-3", "--noconfig.model.bias", "--config.train.lr=2e-3"]
+        arguments += [f"--tuned={tmp_path}/tuned.json", "--config.seeds=(0,)"]
+        done = subprocess.run(
+            [sys.executable, "-c", PRINT_COMMAND, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        untuned, command = done.stdout.splitlines()
+        assert untuned == f"{tmp_path}/tuned.json has nothing for mf: settings of the config"
+        assert command == (
+            "python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:mf,biif --config.train.lr=0.002 "
+            "--config.model.bias=False '--config.seeds=(0,)' --tuned=TUNED.json --workdir=DIR"
+        )
 
 
 class TestBounds:

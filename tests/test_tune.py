@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 
 from debias_jax import _config, _tune, data, experiment, methods, models, training
-from debias_jax._search_space import search_space
+from debias_jax._search_space import distributions, search_space
 from debias_jax.errors import CheckpointError, ConfigError, MissingExtraError
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -168,18 +169,28 @@ class TestSearch:
         plan = _tune._plan(config, "mf", dataset)
         assert set(plan.space) == {"weight_decay"} and plan.fixed == {"lr": 0.01}
 
+    @pytest.mark.parametrize(("startup", "random"), [(2, [True, True, False]), (4, [True, True, True])])
+    def test_the_sampler_models_once_the_random_trials_are_done(self, startup, random):
+        config = make_config("mf", startup=startup)
+        dataset, _ = experiment.load_dataset(config)
+        plan = _tune._plan(config, "mf", dataset)
+        space = distributions(plan.space)
+        finished, drawn = [], []
+        for number in range(3):
+            (trial,) = _tune._ask(config, plan, finished, number + 1)
+            seed = int(np.random.SeedSequence([0, number]).generate_state(1)[0])
+            alone = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=99))
+            drawn.append(trial.params == alone.ask(space).params)
+            finished.append(
+                optuna.trial.create_trial(params=trial.params, distributions=space, value=number / 10)
+            )
+        assert drawn == random
+
     def test_kinds_of_ranges(self, tmp_path):
         space = {"mf": {"lr": ("uniform", 0.01, 0.02), "weight_decay": ("choice", (0.0, 0.5))}}
         tune(make_config("mf", trials=4, space=space), tmp_path)
         for row in rows(tmp_path / "mf"):
             assert 0.01 <= row["hparams"]["lr"] <= 0.02 and row["hparams"]["weight_decay"] in (0.0, 0.5)
-
-    def test_a_variant_has_the_entry_of_its_method_or_its_own(self):
-        ranges = {"mf": {"lr": ("log", 1e-3, 1e-2)}, "mf_rated": {"lr": ("log", 1e-4, 1e-3)}}
-        config = make_config("mf_uniform,mf_rated", space=ranges)
-        known = {"lr": 0.0}
-        assert search_space(config, "mf_uniform", "mf", known) == {"lr": ["log", 1e-3, 1e-2]}
-        assert search_space(config, "mf_rated", "mf", known) == {"lr": ["log", 1e-4, 1e-3]}
 
 
 class TestWeakTrials:
@@ -329,6 +340,8 @@ class TestResume:
             (lambda c: c.data.options.update({"seed": 1}), "data is"),
             (lambda c: c.train.update({"epochs": 3}), "train.epochs is 2 there and 3 here"),
             (lambda c: c.update({"seeds": (1,)}), "runs is"),
+            (lambda c: c.train.update({"strategy": "vmap"}), "train.strategy is 'map' there and 'vmap' here"),
+            (lambda c: c.tune.update({"startup": 3}), "tune.startup is 10 there and 3 here"),
         ],
     )
     def test_another_configuration_is_refused(self, finished, change, words):
@@ -340,6 +353,32 @@ class TestResume:
         with pytest.raises(CheckpointError, match=f"another configuration: .*{words}"):
             tune(config, folder)
         assert (folder / "mf" / "config.json").read_text() == before
+
+    @pytest.mark.parametrize(
+        ("place", "name", "value", "words"),
+        [
+            (_tune, "_PRUNER", {"after_trials": 1, "after_epochs": 0.25}, "tune.pruner.after_trials is 5"),
+            (
+                _tune,
+                "_SAMPLER",
+                {**_tune._SAMPLER, "n_ei_candidates": 1},
+                "tune.sampler.n_ei_candidates is 24",
+            ),
+            (optuna, "__version__", "0", "optuna is .* and '0' here"),
+        ],
+    )
+    def test_another_program_is_refused(self, finished, monkeypatch, place, name, value, words):
+        folder, _ = finished
+        monkeypatch.setattr(place, name, value)
+        with pytest.raises(CheckpointError, match=f"another configuration: .*{words}"):
+            tune(make_config("mf", first=FIRST), folder)
+
+    def test_behind_a_batch_that_was_not_full_the_grid_shifts(self):
+        def done(*batches):
+            return [types.SimpleNamespace(user_attrs={"batch": b}) for b in batches for _ in range(*b)]
+
+        assert _tune._next_batch(done([0, 2]), 5, 2) == (2, 4)
+        assert _tune._next_batch(done([0, 2], [2, 3]), 5, 2) == (3, 5)
 
     def test_a_torn_database_is_named(self, finished, tmp_path):
         folder, _ = finished
@@ -371,6 +410,7 @@ class TestRefusals:
             ({"first": {"mf": [{"dim": 4.0}]}}, "tune.first.mf sets 'dim', which is not searched"),
             ({"trials": 0}, "tune.trials is 0"),
             ({"batch": 0}, "tune.batch is 0"),
+            ({"startup": 0}, "tune.startup is 0"),
         ],
     )
     def test_settings(self, tmp_path, change, words):
@@ -397,46 +437,21 @@ class TestRefusals:
             tune(make_config("mf"), tmp_path)
 
 
-class TestApply:
-    def tuned(self, folder, **hparams):
-        path = folder / "tuned.json"
-        path.write_text(json.dumps({"mf": {"method": "mf", "hparams": {"lr": 0.25, **hparams}}}))
-        return path
-
-    def test_variants_without_an_entry_keep_their_own(self, tmp_path):
-        config = make_config("mf,relmf")
-        with config.unlocked():
-            config.variants.mf.hparams.weight_decay = 0.5
-        before = dict(config.variants.relmf.hparams)
-        experiment.apply_tuned(config, self.tuned(tmp_path))
-        assert dict(config.variants.mf.hparams) == {"lr": 0.25, "weight_decay": 0.5}
-        assert dict(config.variants.relmf.hparams) == before
-
-    @pytest.mark.parametrize(
-        ("method", "content", "words"),
-        [
-            ("mf", None, "there is no file .*launch/tune.py"),
-            ("mf", [1], "is not what launch/tune.py writes"),
-            ("umf", {"mf": {"method": "mf", "hparams": {}}}, "has none of umf; it has mf"),
-            ("mf", {"mf": {"method": "umf", "hparams": {}}}, "mf is the method umf in .*, and mf here"),
-            ("mf", {"mf": {"method": "mf", "hparams": {"lrr": 1.0}}}, "'lrr' of mf in .*; did you mean 'lr'"),
-        ],
-    )
-    def test_refusals(self, tmp_path, method, content, words):
-        path = tmp_path / "tuned.json"
-        if content is not None:
-            path.write_text(json.dumps(content))
-        with pytest.raises(ConfigError, match=words):
-            experiment.apply_tuned(make_config(method), path)
-
-
 class TestConfig:
     def test_the_section_survives_json(self):
         config = make_config("mf", first=FIRST, space={"mf": {"lr": ("choice", (0.1, 0.2))}})
         again = _config.from_dict(json.loads(json.dumps(_config.to_dict(config))))
         assert _config.to_dict(again) == _config.to_dict(config)
         known = {"lr": 0.0, "weight_decay": 0.0}
-        assert search_space(again, "mf", "mf", known) == search_space(config, "mf", "mf", known)
+        assert search_space(again, "mf", known) == search_space(config, "mf", known)
+
+    def test_a_config_of_before_there_were_fixed_hyperparameters_loads(self):
+        values = _config.to_dict(make_config("biif_frozen"))
+        again = _config.from_dict(json.loads(json.dumps(values)))
+        assert _config.fixed_names(again.variants.biif_frozen) == ("outer_lr",)
+        del values["variants"]["biif_frozen"]["fixed"], values["tune"]["startup"]
+        old = _config.from_dict(values)
+        assert _config.fixed_names(old.variants.biif_frozen) == () and old.tune.startup == 10
 
     def test_a_config_of_before_there_was_a_search_loads(self):
         values = _config.to_dict(make_config("mf"))

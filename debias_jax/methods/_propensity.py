@@ -142,7 +142,10 @@ def fit_additive(data: TrainData, *, weight_decay: Array, n_sweeps: int = 25) ->
         user, item, bias = params
         user = newton(user, logits(user, item, bias), user_counts, 1, penalty)
         item = newton(item, logits(user, item, bias), item_counts, 0, penalty)
-        return user, item, newton(bias, logits(user, item, bias), total, None, 0.0)
+        bias = newton(bias, logits(user, item, bias), total, None, 0.0)
+        # With c free, a and b sum to 0 at the optimum.
+        user_level, item_level = jnp.mean(user), jnp.mean(item)
+        return user - user_level, item - item_level, bias + user_level + item_level
 
     start = (jnp.zeros(n_users, jnp.float32), jnp.zeros(n_items, jnp.float32), jnp.zeros((), jnp.float32))
     user, item, bias = jax.lax.fori_loop(0, n_sweeps, sweep, start)
@@ -164,7 +167,7 @@ def fit_propensity_released(
     epochs) whose summed loss is not at least 1e-4 below the last one's, relatively. With the published weight decays
     of Coat and KuaiRec the result is one constant: the decay outweighs the gradient of the embeddings.
 
-    The released program goes through a permutation of all pairs; here each pair of an epoch is drawn independently.
+    An epoch goes through a random order of all pairs; the last, partial batch is left out.
 
     Args:
         model: ``apply(params, users, items) -> logits``; ``models.additive_logistic`` with ``dim`` is the released one.
@@ -186,9 +189,9 @@ def fit_propensity_released(
     def loss(params, users, items, observed):
         return jnp.mean((jax.nn.sigmoid(model.apply(params, users, items)) - observed) ** 2)
 
-    def step(carry, step_key):
+    def step(carry, cells):
         params, opt_state = carry
-        users, items = sampling.uniform_pairs(step_key, (batch_size,), n_users=n_users, n_items=n_items)
+        users, items = cells // n_items, cells % n_items
         observed = is_observed(users, items).astype(jnp.float32)
         value, grads = jax.value_and_grad(loss)(params, users, items, observed)
         updates, opt_state = tx.update(grads, opt_state, params)
@@ -196,8 +199,10 @@ def fit_propensity_released(
 
     def epoch(carry):
         params, opt_state, number, stalls, last = carry
-        keys = jax.random.split(jax.random.fold_in(key, number), n_steps)
-        (params, opt_state), values = jax.lax.scan(step, (params, opt_state), keys)
+        cells, _ = sampling.epoch_batches(
+            jax.random.fold_in(key, number), n_users * n_items, batch_size=batch_size
+        )
+        (params, opt_state), values = jax.lax.scan(step, (params, opt_state), cells[:n_steps])
         total = jnp.sum(values)
         stalls += ((last - total) / last < RELEASED_TOLERANCE).astype(jnp.int32)
         return params, opt_state, number + 1, stalls, total
@@ -298,13 +303,18 @@ class Propensity:
         return jnp.where(rows.where, jnp.maximum(p, context.hparams["min_propensity"]), 1.0)
 
     def of_population(self, context: Context, pairs: Pairs) -> Array:
-        """Clipped propensities of a sample of all pairs, of the broadcast shape.
+        """Clipped propensities of a sample of all pairs, of the broadcast shape; at least 1 / (number of all pairs).
+
+        An item or a user without any row can be estimated at 0, whose inverse a sample of *all* pairs must be spared.
 
         Raises:
             ConfigError: logged propensities are known for the logged rows only.
         """
         p = self.of_pairs(context.extra["propensity"], pairs.users, pairs.items)
-        return jnp.maximum(p, context.hparams["min_propensity"])
+        n_users, n_items = context.data.matrix_size
+        return jnp.maximum(
+            p, jnp.maximum(context.hparams["min_propensity"], 1.0 / (float(n_users) * n_items))
+        )
 
     @property
     def exposure(self):
@@ -325,7 +335,7 @@ def propensity_risk(
     """A supervised method that minimises ``risk`` (``risks.ips``, ``risks.snips``) over observed rows.
 
     Raises:
-        ValueError: unknown ``propensity``, or ``"logged"`` where the data has none.
+        ValueError: unknown ``propensity``.
     """
     source = Propensity(propensity, propensity_model)
 

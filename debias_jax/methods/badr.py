@@ -49,8 +49,8 @@ def badr(
         propensity_model: fitted to "observed or not" before training.
         variant: see above.
         imputation: ``"badr"``, or the imputation loss of another method for the paper's ablation: ``"dr_jl"``,
-            ``"mrdr"`` (BADR-V), ``"dr_bias"`` (BADR-B), ``"dr_mse"`` (BADR-M); or the control ``"zeros"``: nothing is
-            imputed, every pseudo-label is 0, and the population is a sample of negatives.
+            ``"mrdr"`` (BADR-V), ``"dr_bias"`` (BADR-B), ``"dr_mse"`` (BADR-M); or the control ``"zeros"``: every
+            pseudo-label is 0 and nothing is learnt about them, so that the population is a sample of negatives.
         **settings: see ``methods.doubly_robust.DoublyRobustSettings``.
 
     Returns:
@@ -88,8 +88,8 @@ def badr(
         if imputation == "badr":
             return errors.risk(risks.badr_imputation, variant=variant)
         if imputation == "dr_mse":
-            return errors.row_risk(risks.dr_mse, bias_weight=context.hparams["bias_weight"])
-        return errors.row_risk(getattr(risks, imputation))
+            return errors.imputation_risk(risks.dr_mse, bias_weight=context.hparams["bias_weight"])
+        return errors.imputation_risk(getattr(risks, imputation))
 
     return doubly_robust(
         model,

@@ -48,7 +48,7 @@ CALIBRATION_HPARAMS = {
 }
 """``calibration_*``: of the imputation experts; ``anneal_steps``: steps in which their temperature falls to its end."""
 
-FITTED_SOURCES = ("estimated", "released")
+FITTED_SOURCES = ("estimated", "additive", "released")
 
 
 class CalibratedPropensity(NamedTuple):

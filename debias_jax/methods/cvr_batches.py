@@ -35,7 +35,8 @@ def cvr_batches(
         weighting: what one observed row counts against one pair of the population. ``"population"``: as much as the
             share of observed pairs asks for, (n / N) / (B / m) with n of N pairs observed and m pairs drawn, so that
             sums over rows and population estimate sums over the same matrix. ``"batch"``: 1, as in the released
-            programs, which over-weights the observed rows by (N / n) / G. No matter in ``uniform``.
+            programs, which over-weights the observed rows by (N / n) / G and leaves out an epoch's last, partial batch
+            (unless it is the only one). No matter in ``uniform``.
         with_observed: whether the population tells which of its pairs were observed, and their labels.
 
     Returns:
@@ -63,7 +64,8 @@ def cvr_batches(
         row_key, population_key = jax.random.split(key)
         n, (n_users, n_items) = data.users.shape[0], data.matrix_size
         index, where = sampling.epoch_batches(row_key, n, batch_size=batch_size)
-        steps = index.shape[0]
+        steps = max(1, n // batch_size) if weighting == "batch" else index.shape[0]
+        index, where = index[:steps], where[:steps]
         if frame == "pairs":
             users, items = sampling.uniform_pairs(
                 population_key, (steps, batch_size * ratio), n_users=n_users, n_items=n_items
@@ -75,14 +77,12 @@ def cvr_batches(
         population = Pairs(users, items)
         if with_observed:
             population = Pairs(users, items, *look_up(data, users, items))
+        weights = jnp.ones(where.shape, jnp.float32)
         if weighting == "population":
             size = math.prod(jnp.broadcast_shapes(users.shape[1:], items.shape[1:]))
-            balance = size * n / (float(n_users) * float(n_items) * batch_size)
-        else:
-            balance = 1.0
-        # The last batch may hold fewer rows; each then stands for more.
-        filled = jnp.sum(where, axis=1, keepdims=True, dtype=jnp.float32)
-        weights = jnp.broadcast_to(balance * batch_size / filled, where.shape)
+            # The last batch may hold fewer rows; each then stands for more.
+            filled = jnp.sum(where, axis=1, keepdims=True, dtype=jnp.float32)
+            weights = weights * (size * n / (float(n_users) * float(n_items))) / filled
         propensities = None if data.propensities is None else data.propensities[index]
         rows = PairBatch(
             data.users[index], data.items[index], data.labels[index], weights, where, propensities
@@ -102,8 +102,7 @@ def look_up(data: TrainData, users: Array, items: Array) -> tuple[Array, Array]:
 def _blocks(key: Key, steps: int, size: int, *, n_users: int, n_items: int) -> tuple[Array, Array]:
     """``users [steps, a, 1]`` and ``items [steps, 1, b]``, each step's distinct, with a b <= ``size`` and about equal.
 
-    A step takes a window of a random cyclic order: every user (item) is in as many windows as any other, so that each
-    pair is equally likely.
+    A step takes a window of a random order, in which every user (item) is as likely as any other, and so is each pair.
     """
     side = math.isqrt(size)
     n_block_users = min(n_users, max(side, size // n_items))

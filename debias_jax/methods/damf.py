@@ -25,7 +25,7 @@ LABEL_LOSSES = ("squared", "cross_entropy")
 
 def damf(
     biased_model: Model,
-    model: Model,
+    adversary_model: Model,
     *,
     label_loss: str = "squared",
     batch_size: int = 1024,
@@ -48,7 +48,7 @@ def damf(
 
     Args:
         biased_model: the prediction f, by the paper a factorisation with biases.
-        model: the adversary h, by the paper a factorisation without.
+        adversary_model: the adversary h, by the paper a factorisation without.
         label_loss: ``"squared"`` or ``"cross_entropy"``.
         batch_size: observed rows a step.
         frame: ``"pairs"``, ``"block"`` or ``"uniform"``; see ``methods.cvr_batches``.
@@ -82,7 +82,7 @@ def damf(
 
         def squares(users, items):
             f = jax.nn.sigmoid(biased_model.apply(params["prediction"], users, items))
-            h = jax.nn.sigmoid(model.apply(params["adversary"], users, items))
+            h = jax.nn.sigmoid(adversary_model.apply(params["adversary"], users, items))
             return (h - f) ** 2
 
         on_observed = safe_reduce(squares(rows.users, rows.items), where=batch.observed_rows)
@@ -106,7 +106,9 @@ def damf(
     return alternating(
         {
             "prediction": prediction_group(biased_model),
-            "adversary": Group(model.init, adam(lr="adversary_lr", weight_decay="adversary_weight_decay")),
+            "adversary": Group(
+                adversary_model.init, adam(lr="adversary_lr", weight_decay="adversary_weight_decay")
+            ),
         },
         losses={"prediction": prediction, "adversary": adversary},
         batches=cvr_batches(frame, batch_size=batch_size, ratio=ratio),

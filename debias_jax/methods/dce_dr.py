@@ -84,7 +84,7 @@ def dce_dr(
         propensity_model,
         user_vectors=user_vectors,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.row_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
         n_experts=n_experts,
         calibration_ratio=calibration_ratio,
         propensity_calibration=propensity_calibration,

@@ -70,7 +70,7 @@ def dce_tdr(
         propensity_model,
         user_vectors=user_vectors,
         prediction_loss=lambda errors, context: LOSSES[variant](errors),
-        imputation_loss=lambda errors, context: errors.row_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
         population_propensity=True,
         n_experts=n_experts,
         calibration_ratio=calibration_ratio,

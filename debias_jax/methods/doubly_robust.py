@@ -81,6 +81,16 @@ class Errors(NamedTuple):
             **settings,
         )
 
+    def imputation_risk(self, function: Callable[..., Array], **settings) -> Array:
+        """An imputation loss of ``risks``, (1/m) sum over all pairs, whatever frame the batch is of.
+
+        The functions take the mean over their rows. Those are a sample of all pairs in the frame ``uniform`` only; in
+        the others the weights already say how many pairs of the population a row stands for.
+        """
+        n_rows = jnp.sum(self.where, dtype=jnp.float32)
+        n_pairs = n_rows if self.population is None else self.population.size
+        return self.row_risk(function, **settings) * (n_rows / n_pairs)
+
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
     """CE(sigmoid(logits); targets) a pair."""

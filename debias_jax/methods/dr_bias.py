@@ -62,6 +62,6 @@ def dr_bias(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.row_risk(risks.dr_bias),
+        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_bias),
         **settings,
     )

@@ -64,6 +64,6 @@ def dr_jl(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.row_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
         **settings,
     )

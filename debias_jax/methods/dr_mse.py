@@ -62,7 +62,7 @@ def dr_mse(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.row_risk(
+        imputation_loss=lambda errors, context: errors.imputation_risk(
             risks.dr_mse, bias_weight=context.hparams["bias_weight"]
         ),
         hparams={"bias_weight": 0.5},

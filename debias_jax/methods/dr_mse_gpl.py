@@ -2,8 +2,6 @@
 
 from typing import Unpack
 
-import jax.numpy as jnp
-
 from debias_jax import risks
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.doubly_robust import Errors
@@ -74,12 +72,11 @@ def dr_mse_gpl(
 
     def penalty(errors: Errors, batch: CvrBatch, context: Context) -> Array:
         n_pairs = errors.imputed.size if errors.population is None else errors.population.size
-        n_rows = jnp.sum(errors.where, dtype=jnp.float32)
-        # risks.dr_bias divides by p once more, risks.mrdr is m times the variance, and both are means over rows.
-        bias = errors._replace(weights=errors.weights * errors.propensity).row_risk(risks.dr_bias)
-        variance = errors.row_risk(risks.mrdr) / n_pairs
+        # risks.dr_bias divides by p once more, and risks.mrdr is m times the variance.
+        bias = errors._replace(weights=errors.weights * errors.propensity).imputation_risk(risks.dr_bias)
+        variance = errors.imputation_risk(risks.mrdr) / n_pairs
         share = context.hparams["propensity_bias_weight"]
-        mse = (share * bias + (1.0 - share) * variance) * n_rows / n_pairs
+        mse = share * bias + (1.0 - share) * variance
         return context.hparams["propensity_mse_weight"] * mse
 
     return joint_propensity(
@@ -87,7 +84,7 @@ def dr_mse_gpl(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.row_risk(
+        imputation_loss=lambda errors, context: errors.imputation_risk(
             risks.dr_mse, bias_weight=context.hparams["bias_weight"]
         ),
         propensity_penalty=penalty,

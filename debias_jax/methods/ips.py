@@ -17,8 +17,9 @@ def ips(
         model: the prediction model.
         propensity_model: fitted to "observed or not" before training, e.g. ``models.additive_logistic``.
         batch_size: observed rows a step.
-        propensity: ``"estimated"`` (``propensity_model``), ``"logged"`` (``TrainData.propensities``) or
-            ``"popularity"`` ((n_i / max_j n_j)^(1/2), n_i the observed rows of item i).
+        propensity: ``"estimated"`` (``propensity_model``), ``"logged"`` (``TrainData.propensities``),
+            ``"popularity"`` ((n_i / max_j n_j)^(1/2), n_i the observed rows of item i), or another source of
+            ``methods.doubly_robust.DoublyRobustSettings``.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``min_propensity`` (0: no clipping) and those of the

@@ -62,6 +62,6 @@ def mrdr(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.row_risk(risks.mrdr),
+        imputation_loss=lambda errors, context: errors.imputation_risk(risks.mrdr),
         **settings,
     )

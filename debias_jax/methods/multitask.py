@@ -269,5 +269,5 @@ def dr_terms(batch: TowerBatch, context: Context, *, detach_propensity: bool) ->
     errors = batch.prediction_errors(context, detach_propensity=detach_propensity)
     return {
         "cvr": errors.risk(risks.dr),
-        "imputation": batch.imputation_errors(context).row_risk(risks.dr_jl),
+        "imputation": batch.imputation_errors(context).imputation_risk(risks.dr_jl),
     }

@@ -8,7 +8,7 @@ from debias_jax.methods.doubly_robust import DoublyRobustSettings, doubly_robust
 from debias_jax.models.base import Model
 
 IMPUTATIONS = {
-    "dr_jl": lambda errors: errors.row_risk(risks.dr_jl),
+    "dr_jl": lambda errors: errors.imputation_risk(risks.dr_jl),
     "variance": lambda errors: errors.risk(risks.badr_imputation, variant="published"),
 }
 """Imputation losses by the name of the option."""

@@ -96,7 +96,7 @@ def tdr_cl(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: LOSSES[variant](errors),
-        imputation_loss=lambda errors, context: errors.row_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
         population_propensity=True,
         **settings,
     )

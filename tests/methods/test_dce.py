@@ -218,7 +218,7 @@ class TestStep:
         # The imputation's own pseudo-labels, against the stepped prediction.
         f = logits(stepped.params["prediction"], rows)
         d = _ce(f, r) - _ce(f, _sigmoid(logits(state.params["imputation"], rows)))
-        want = (0.5 / 0.9 * d**2 / p)[kept].sum() / 2
+        want = (0.5 / 0.9 * d**2 / p)[kept].sum() / 6
         np.testing.assert_allclose(logs["loss/imputation"], want, rtol=1e-4)
 
         # The experts, on the held-out rows and the stepped imputation.
@@ -247,7 +247,7 @@ def test_the_other_frames_train(train, factory, frame):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="propensity 'constant'; there are estimated, released"):
+    with pytest.raises(ValueError, match="propensity 'constant'; there are estimated, additive, released"):
         _method(propensity="constant")
     with pytest.raises(ValueError, match="propensity_calibration 'x'; there are cross_entropy, released"):
         _method(propensity_calibration="x")

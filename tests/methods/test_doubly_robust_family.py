@@ -44,7 +44,11 @@ def _factor(name, bias_weight=0.5):
 
 
 def _imputation(name):
-    return lambda b: reference.imputation(b.e, b.h, b.o, b.p, b.s, _factor(name))
+    def loss(b):
+        """A sum over rows, each for s pairs of the population, over the number of pairs."""
+        return reference.imputation(b.e, b.h, b.o, b.p, b.s, _factor(name)) * len(b.e) / len(b.everyone)
+
+    return loss
 
 
 def _estimate(name, **options):

@@ -115,7 +115,6 @@ class Reference:
         self.s = np.asarray(batch.rows.weights, np.float64)[OBSERVED]
         self.m = self.o.size
         # What dr_jl and its like divide by: the rows that count.
-        self.n_rows = int(np.asarray(batch.rows.where).sum())
 
     @property
     def error(self):
@@ -144,7 +143,7 @@ class Reference:
     @property
     def imputation(self):
         d = self.error - self.imputed(self.rows)
-        return (self.s * d**2 / self.rows["propensity"]).sum() / self.n_rows
+        return (self.s * d**2 / self.rows["propensity"]).sum() / self.m
 
     @property
     def ddpo(self):

@@ -1,0 +1,158 @@
+"""What a search varies, what it begins with, and how its findings come into a config; every config of the repository."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from debias_jax import experiment, methods
+from debias_jax._build import default_hparams
+from debias_jax._search_space import first_settings, search_space
+from debias_jax.errors import ConfigError
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def make_config(variants, **tune):
+    """A config of variants by name, each a method's name or an entry."""
+    config = experiment.base_config()
+    with config.unlocked():
+        config.methods = tuple(variants)
+        for name, entry in variants.items():
+            config.variants[name] = experiment.variant(entry) if isinstance(entry, str) else entry
+        config.tune.update(tune)
+    return config
+
+
+def frozen(**hparams):
+    return experiment.variant("biif", fixed={"outer_lr": 0.0}, **hparams)
+
+
+class TestSpace:
+    def test_a_variant_has_the_entry_of_its_method_or_its_own(self):
+        ranges = {"mf": {"lr": ("log", 1e-3, 1e-2)}, "mf_rated": {"lr": ("log", 1e-4, 1e-3)}}
+        config = make_config({"mf_uniform": "mf", "mf_rated": "mf"}, space=ranges)
+        known = {"lr": 0.0}
+        assert search_space(config, "mf_uniform", known) == {"lr": ["log", 1e-3, 1e-2]}
+        assert search_space(config, "mf_rated", known) == {"lr": ["log", 1e-4, 1e-3]}
+
+    def test_what_a_variant_fixes_is_not_searched(self):
+        range_ = ("log", 1e-4, 1e-1)
+        first = {"biif": [{"lr": 0.01, "outer_lr": 0.02}]}
+        space = {"default": {"lr": range_, "outer_lr": range_}, "biif": {"outer_lr": range_}}
+        config = make_config({"biif": "biif", "biif_frozen": frozen()}, space=space, first=first)
+        known = {"lr": 0.0, "outer_lr": 0.0}
+        assert list(search_space(config, "biif", known)) == ["lr", "outer_lr"]
+        own = search_space(config, "biif_frozen", known)
+        assert own == {"lr": list(range_)}
+        assert first_settings(config, "biif_frozen", own) == [{"lr": 0.01}]
+
+    def test_a_variant_that_fixes_all_is_refused(self):
+        config = make_config({"it": frozen()})
+        with pytest.raises(ConfigError, match="the hyperparameters outer_lr, of which it fixes outer_lr"):
+            search_space(config, "it", {"outer_lr": 0.0})
+
+    def test_fixed_hyperparameters_stand_among_the_others_and_win(self):
+        entry = experiment.variant("biif", fixed={"outer_lr": 0}, lr=0.1, outer_lr=0.2)
+        assert dict(entry.hparams) == {"lr": 0.1, "outer_lr": 0.0} and entry.fixed == ("outer_lr",)
+        table = experiment.implicit_variants({"biif": {"lr": 0.1, "outer_lr": 0.2}})
+        assert dict(table["biif_frozen"].hparams) == {"lr": 0.1, "outer_lr": 0.0}
+        assert table["biif_frozen"].fixed == ("outer_lr",) and table["biif"].fixed == ()
+        table = experiment.cvr_variants({"badr": {"imputation_lr": 0.3}}, released_hparams={"lr": 0.1})
+        assert dict(table["badr_frozen"].hparams) == {"imputation_lr": 0.0}
+        assert table["badr_released_frozen"].fixed == ("lr", "imputation_lr")
+
+
+class TestApply:
+    def tuned(self, folder, method="mf", **hparams):
+        path = folder / "tuned.json"
+        path.write_text(json.dumps({method: {"method": method, "hparams": {"lr": 0.25, **hparams}}}))
+        return path
+
+    def test_variants_without_an_entry_keep_their_own(self, tmp_path):
+        own = experiment.variant("mf", weight_decay=0.5)
+        config = make_config({"mf": own, "relmf": experiment.variant("relmf", lr=0.125)})
+        assert experiment.apply_tuned(config, self.tuned(tmp_path)) == ("relmf",)
+        assert dict(config.variants.mf.hparams) == {"lr": 0.25, "weight_decay": 0.5}
+        assert dict(config.variants.relmf.hparams) == {"lr": 0.125}
+
+    def test_a_variant_takes_what_was_found_for_its_method_but_what_it_fixes(self, tmp_path):
+        config = make_config({"biif_mean": "biif", "biif_frozen": frozen(lr=0.5)})
+        assert experiment.apply_tuned(config, self.tuned(tmp_path, "biif", outer_lr=0.75)) == ()
+        assert dict(config.variants.biif_mean.hparams) == {"lr": 0.25, "outer_lr": 0.75}
+        assert dict(config.variants.biif_frozen.hparams) == {"lr": 0.25, "outer_lr": 0.0}
+
+    def test_its_own_entry_comes_first_and_fixes_as_much(self, tmp_path):
+        path = tmp_path / "tuned.json"
+        settings = {"biif": {"lr": 0.25}, "biif_frozen": {"lr": 0.125, "outer_lr": 0.75}}
+        path.write_text(
+            json.dumps({name: {"method": "biif", "hparams": found} for name, found in settings.items()})
+        )
+        config = make_config({"biif_frozen": frozen()})
+        assert experiment.apply_tuned(config, path) == ()
+        assert dict(config.variants.biif_frozen.hparams) == {"lr": 0.125, "outer_lr": 0.0}
+
+    def test_a_program_with_published_settings_keeps_them(self, tmp_path):
+        released = experiment.variant("badr", fixed={"lr": 0.5})
+        config = make_config({"badr_released": released})
+        assert experiment.apply_tuned(config, self.tuned(tmp_path, "badr")) == ("badr_released",)
+        assert dict(config.variants.badr_released.hparams) == {"lr": 0.5}
+
+    def test_options_that_lack_a_hyperparameter_of_the_method(self, tmp_path):
+        entry = experiment.variant("badr", options={"imputation": "mrdr"})
+        config = make_config({"badr_mrdr": entry})
+        assert "bias_weight" not in default_hparams(config, entry)
+        experiment.apply_tuned(config, self.tuned(tmp_path, "badr", bias_weight=0.5))
+        assert dict(config.variants.badr_mrdr.hparams) == {"lr": 0.25}
+
+    @pytest.mark.parametrize(
+        ("method", "content", "words"),
+        [
+            ("mf", None, "there is no file .*launch/tune.py"),
+            ("mf", [1], "is not what launch/tune.py writes"),
+            ("umf", {"mf": {"method": "mf", "hparams": {}}}, "has none of umf; it has mf"),
+            ("mf", {"mf": {"method": "umf", "hparams": {}}}, "mf is the method umf in .*, and mf here"),
+            ("mf", {"mf": {"method": "mf", "hparams": {"lrr": 1.0}}}, "'lrr' of mf in .*; did you mean 'lr'"),
+        ],
+    )
+    def test_refusals(self, tmp_path, method, content, words):
+        path = tmp_path / "tuned.json"
+        if content is not None:
+            path.write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=words):
+            experiment.apply_tuned(make_config({method: method}), path)
+
+
+def loaded(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+class TestEveryConfig:
+    def test_every_variant_builds_and_can_be_searched(self, path):
+        """No option that its method does not take, no tuned or first setting that it does not have or that lies outside."""
+        module = loaded(path)
+        whole = module.get_config("all")
+        for argument in ("all", *getattr(module, "GROUPS", ())):
+            config = whole if argument == "all" else module.get_config(argument)
+            for name in config.methods:
+                entry = config.variants[name]
+                method = experiment.build_method(config, entry, n_users=3, n_items=4)
+                values = experiment.variant_hparams(config, entry, method)
+                if set(values) <= set(entry.fixed) | UNSEARCHED:
+                    continue
+                space = search_space(config, name, values)
+                assert not set(space) & set(entry.fixed)
+                first_settings(config, name, space)
+
+    def test_every_name_is_one(self, path):
+        """A name that nothing has would be passed over in silence."""
+        module = loaded(path)
+        config = module.get_config("all")
+        known = {"default", *methods.__all__, *config.methods}
+        assert {*config.tune.space, *config.tune.first} <= known
+        assert set(getattr(module, "TUNED", ())) <= set(config.methods)
