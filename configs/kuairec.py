@@ -94,6 +94,7 @@ def get_config(method: str = ""):
         config.tune.trials = 12
         # As many as seeds, so that search and final runs are one compiled program.
         config.tune.batch = 5
+        config.tune.startup = 4
         config.tune.space = experiment.CVR_SPACE
         config.tune.first = FIRST
         if experiment.all_released(config.methods):

@@ -50,5 +50,6 @@ def get_config(method: str = ""):
         config.tune.trials = 12
         # As many as seeds, so that search and final runs are one compiled program.
         config.tune.batch = 5
+        config.tune.startup = 4
         config.tune.space = experiment.CVR_SPACE
     return config

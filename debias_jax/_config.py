@@ -78,7 +78,7 @@ def base_config() -> ConfigDict:
     config.tune.batch = 6
     config.tune.seed = 0
     config.tune.prune = True
-    # Trials drawn at random, before the sampler models the finished ones; where ``trials`` are few, take a third of them.
+    # Trials drawn at random, before the sampler models the finished ones; of few ``trials``, take a third.
     config.tune.startup = 10
     # What is searched, by hyperparameter: ("log", low, high), ("uniform", low, high) or ("choice", (value, ...)).
     # "default" holds for every method that has the name; an entry of a variant, or else of its method, comes on top.

@@ -157,8 +157,8 @@ def command_of(
         The command with the workdir as ``DIR``, and what else is an absolute path as a word in capitals.
 
     Examples:
-        >>> command_of("badr_table3", "configs/coat_cvr.py:badr", {"data.path": "/data/coat"}, tuned="tuned.json")
-        'python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:badr --config.data.path=DATA --tuned=tuned.json --workdir=DIR'
+        >>> command_of("biif_table2", "configs/coat.py:mf", {"data.path": "/my/coat"}).partition(" --config.")[2]
+        'data.path=DATA --workdir=DIR'
     """
 
     def shown(path: str, word: str) -> str:

@@ -32,13 +32,13 @@ def search_space(config: ConfigDict, name: str, known: Mapping[str, float]) -> d
     fixed = fixed_names(config.variants[name])
     where, own = _own(config, "space", name, {})
     for key in own:
-        if key not in known:
+        # A variant of other options may lack hyperparameters of its method.
+        if key not in known and name in config.tune.space:
             raise ConfigError(f"unknown hyperparameter {where}.{key}; {nearest(key, known)}")
-    default = {key: spec for key, spec in config.tune.space.get("default", {}).items() if key in known}
     space = {}
-    for key, spec in sorted({**default, **own}.items()):
+    for key, spec in sorted({**config.tune.space.get("default", {}), **own}.items()):
         # A value that the user gave for every variant of the run is not searched.
-        if key not in fixed and config.train.get(key) is None:
+        if key in known and key not in fixed and config.train.get(key) is None:
             space[key] = _spec(f"{where if key in own else 'tune.space.default'}.{key}", spec)
     if not space:
         but = f", of which it fixes {', '.join(fixed)}" if fixed else ""
@@ -74,7 +74,7 @@ def _spec(where: str, spec: Any) -> list:
 
 
 def first_settings(config: ConfigDict, name: str, space: dict[str, list]) -> list[dict[str, float]]:
-    """The settings that a variant's search begins with; of those of its method, what it does not fix.
+    """The settings that a variant's search begins with: its own, or what is searched for it of its method's.
 
     Raises:
         ConfigError: one sets what is not searched, or lies outside its range.
@@ -83,7 +83,11 @@ def first_settings(config: ConfigDict, name: str, space: dict[str, list]) -> lis
     where, settings = _own(config, "first", name, ())
     checked = []
     for setting in settings:
-        free = {key: value for key, value in setting.items() if key not in fixed}
+        free = {
+            key: value
+            for key, value in setting.items()
+            if key not in fixed and (name in config.tune.first or key in space)
+        }
         for key, value in free.items():
             if key not in space:
                 raise ConfigError(f"{where} sets {key!r}, which is not searched; {nearest(key, space)}")

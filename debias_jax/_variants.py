@@ -199,8 +199,8 @@ def cvr_variants(
         ("badr_released_frozen", {}, {"imputation_lr": 0.0}),
         ("badr_released_zeros", {"imputation": "zeros"}, {}),
     ):
-        # The published settings belong to the program: what a search found for badr is not for it.
-        fixed = {**(released_hparams or {}), **fixed}
+        # The program is its settings, and it weighs no rows: what a search found for badr is not for it.
+        fixed = {"observed_weight": 1.0, **(released_hparams or {}), **fixed}
         table[name] = variant("badr", options={**original, **options}, model=at_paper_scale, fixed=fixed)
     return table
 

@@ -320,8 +320,8 @@ def tune(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False)
     The test part is not read. A trial is the mean over ``config.seeds``; one that diverges is recorded as such. The
     same call resumes, or does nothing more; with more ``config.tune.trials`` it goes on. Trials of a batch are proposed
     together, so the longer search is the one that would have had them from the start only where the old number is a
-    multiple of ``config.tune.batch``; behind a last batch that was not full, other trials follow. Variants may be searched
-    one after the other into the same workdir: ``tuned.json`` holds all of them.
+    multiple of ``config.tune.batch``; behind a last batch that was not full, other trials follow. Variants may be
+    searched one after the other into the same workdir: ``tuned.json`` holds all of them.
 
     Args:
         config: the experiment.

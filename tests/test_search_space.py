@@ -1,4 +1,4 @@
-"""What a search varies, what it begins with, and how its findings come into a config; every config of the repository."""
+"""What a search varies and begins with, how its findings come into a config, and that every config allows one."""
 
 import importlib.util
 import json
@@ -48,6 +48,18 @@ class TestSpace:
         assert own == {"lr": list(range_)}
         assert first_settings(config, "biif_frozen", own) == [{"lr": 0.01}]
 
+    def test_a_variant_may_lack_what_its_method_is_searched_for(self):
+        range_ = ("log", 1e-4, 1e-1)
+        space, first = {"mf": {"lr": range_, "bias": range_}}, {"mf": [{"lr": 0.01, "bias": 0.01}]}
+        config = make_config({"mf": "mf", "mf_plain": "mf"}, space=space, first=first)
+        own = search_space(config, "mf_plain", {"lr": 0.0})
+        assert own == {"lr": list(range_)}
+        assert first_settings(config, "mf_plain", own) == [{"lr": 0.01}]
+        with pytest.raises(ConfigError, match="unknown hyperparameter tune.space.mf.bias"):
+            search_space(config, "mf", {"lr": 0.0})
+        with pytest.raises(ConfigError, match="tune.first.mf sets 'bias', which is not searched"):
+            first_settings(config, "mf", own)
+
     def test_a_variant_that_fixes_all_is_refused(self):
         config = make_config({"it": frozen()})
         with pytest.raises(ConfigError, match="the hyperparameters outer_lr, of which it fixes outer_lr"):
@@ -61,7 +73,7 @@ class TestSpace:
         assert table["biif_frozen"].fixed == ("outer_lr",) and table["biif"].fixed == ()
         table = experiment.cvr_variants({"badr": {"imputation_lr": 0.3}}, released_hparams={"lr": 0.1})
         assert dict(table["badr_frozen"].hparams) == {"imputation_lr": 0.0}
-        assert table["badr_released_frozen"].fixed == ("lr", "imputation_lr")
+        assert table["badr_released_frozen"].fixed == ("observed_weight", "lr", "imputation_lr")
 
 
 class TestApply:
@@ -134,7 +146,7 @@ def loaded(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 class TestEveryConfig:
     def test_every_variant_builds_and_can_be_searched(self, path):
-        """No option that its method does not take, no tuned or first setting that it does not have or that lies outside."""
+        """No option that the method does not take, no tuned or first setting that it lacks or that lies outside."""
         module = loaded(path)
         whole = module.get_config("all")
         for argument in ("all", *getattr(module, "GROUPS", ())):
@@ -143,7 +155,8 @@ class TestEveryConfig:
                 entry = config.variants[name]
                 method = experiment.build_method(config, entry, n_users=3, n_items=4)
                 values = experiment.variant_hparams(config, entry, method)
-                if set(values) <= set(entry.fixed) | UNSEARCHED:
+                if set(values) == set(entry.fixed):
+                    assert name in experiment.CVR_RELEASED
                     continue
                 space = search_space(config, name, values)
                 assert not set(space) & set(entry.fixed)
