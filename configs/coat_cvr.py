@@ -10,7 +10,17 @@ training loss, the last state. Results: docs/results.md; what they say: docs/bad
 
 from debias_jax import experiment
 
-TUNED = {}
+TUNED = {
+    # From launch/tune.py --config=configs/coat_cvr.py:NAME --trials=30; others are untuned.
+    "mf": {"lr": 0.02397195687513217, "weight_decay": 0.0004282717162594577},
+    "mf_bias": {"lr": 0.0028212607831954433, "weight_decay": 0.00032306273456943},
+    "ips": {
+        "lr": 0.00600024223484795,
+        "min_propensity": 0.11112015204213659,
+        "propensity_weight_decay": 0.00018346820669600962,
+        "weight_decay": 0.003046616006770163,
+    },
+}
 
 PUBLISHED = {
     "lr": 0.0023816388518405167,

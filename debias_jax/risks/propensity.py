@@ -70,6 +70,9 @@ def user_item(user_counts: Array, item_counts: Array, *, total: float | Array) -
     Returns:
         float32 of the broadcast shape in ``[0, 1]``; 0 if nothing was observed.
 
+    Raises:
+        ValueError: the shapes do not broadcast.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from debias_jax import risks
@@ -79,6 +82,8 @@ def user_item(user_counts: Array, item_counts: Array, *, total: float | Array) -
     user_counts, item_counts, total = (
         jnp.asarray(counts, jnp.float32) for counts in (user_counts, item_counts, total)
     )
+    # jnp.multiply would raise a TypeError that names neither.
+    jnp.broadcast_shapes(user_counts.shape, item_counts.shape, total.shape)
     return jnp.minimum(safe_divide(user_counts, total) * item_counts, 1.0)
 
 
