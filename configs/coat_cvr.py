@@ -84,27 +84,12 @@ def get_config(method: str = ""):
     with config.unlocked():
         experiment.select_variants(config, method, table, groups=GROUPS)
         config.data.name = "coat_fixed_split"
-        config.seeds = (2024, 2025, 2026, 2027, 2028)
         config.model.dim = 16
-        config.protocol.validation = "badr"
-        config.protocol.validation_metrics = ("auc",)
-        config.protocol.monitor = "auc"
-        config.protocol.test = "badr"
-        config.protocol.metrics = ("auc", "ndcg@5", "recall@5")
-        config.protocol.headline = "auc"
         config.train.batch_size = 128
         config.train.epochs = 40
         config.train.eval_every = 1
         config.train.patience = 8
-        config.train.restore = "best"
-        config.train.save_seconds = 20.0
-        # As many as seeds, so that search and final runs are one compiled program.
-        config.tune.batch = 5
-        config.tune.space = experiment.CVR_SPACE
         config.tune.first = FIRST
-        if experiment.all_released(config.methods):
-            config.train.epochs = 100
-            config.train.patience = 0
-            config.train.restore = "last"
-            config.train.plateau.log = "observed_loss"
+        experiment.table_settings(config, metrics=("auc", "ndcg@5", "recall@5"))
+        experiment.released_schedule(config)
     return config

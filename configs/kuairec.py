@@ -81,29 +81,14 @@ def get_config(method: str = ""):
     with config.unlocked():
         experiment.select_variants(config, method, table, groups=GROUPS)
         config.data.name = "kuairec"
-        config.seeds = (2024, 2025, 2026, 2027, 2028)
         config.model.dim = 64
-        config.protocol.validation = "badr"
-        config.protocol.validation_metrics = ("auc",)
-        config.protocol.monitor = "auc"
-        config.protocol.test = "badr"
-        config.protocol.metrics = ("auc", "ndcg@50", "recall@50")
-        config.protocol.headline = "auc"
         config.train.batch_size = 4096
         config.train.epochs = 40
         config.train.eval_every = 1
         config.train.patience = 6
-        config.train.restore = "best"
-        config.train.save_seconds = 20.0
         config.tune.trials = 12
-        # As many as seeds, so that search and final runs are one compiled program.
-        config.tune.batch = 5
         config.tune.startup = 4
-        config.tune.space = experiment.CVR_SPACE
         config.tune.first = FIRST
-        if experiment.all_released(config.methods):
-            config.train.epochs = 100
-            config.train.patience = 0
-            config.train.restore = "last"
-            config.train.plateau.log = "observed_loss"
+        experiment.table_settings(config, metrics=("auc", "ndcg@50", "recall@50"))
+        experiment.released_schedule(config)
     return config

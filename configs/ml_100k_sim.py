@@ -25,31 +25,23 @@ def get_config(method: str = ""):
         experiment.select_variants(config, method, table, groups=GROUPS)
         config.data.name = "ml_100k_sim"
         config.data.options = {"decay": 0.5, "seed": 0}
-        config.seeds = (2024, 2025, 2026, 2027, 2028)
         config.model.dim = 16
-        config.protocol.validation = "badr"
-        config.protocol.validation_metrics = ("auc",)
-        config.protocol.monitor = "auc"
-        config.protocol.test = "badr"
-        config.protocol.metrics = (
-            "auc",
-            "ndcg@5",
-            "recall@5",
-            "precision@5",
-            "ndcg@50",
-            "recall@50",
-            "precision@50",
-        )
-        config.protocol.headline = "auc"
         config.train.batch_size = 4096
         config.train.epochs = 60
         config.train.eval_every = 2
         config.train.patience = 5
-        config.train.restore = "best"
-        config.train.save_seconds = 20.0
         config.tune.trials = 12
-        # As many as seeds, so that search and final runs are one compiled program.
-        config.tune.batch = 5
         config.tune.startup = 4
-        config.tune.space = experiment.CVR_SPACE
+        experiment.table_settings(
+            config,
+            metrics=(
+                "auc",
+                "ndcg@5",
+                "recall@5",
+                "precision@5",
+                "ndcg@50",
+                "recall@50",
+                "precision@50",
+            ),
+        )
     return config

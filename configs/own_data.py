@@ -96,17 +96,11 @@ def for_conversions(config: ConfigDict) -> None:
         "seed": 0,
     }
     config.model.dim = 32
-    config.protocol.validation = "badr"
-    config.protocol.validation_metrics = ("auc",)
-    config.protocol.monitor = "auc"
-    config.protocol.test = "badr"
-    config.protocol.metrics = ("auc", "ndcg@5")
-    config.protocol.headline = "auc"
+    experiment.conversion_settings(config, metrics=("auc", "ndcg@5"))
     config.train.batch_size = 1024
     config.train.epochs = 60
     config.train.eval_every = 2
     config.train.patience = 5
-    config.tune.space = experiment.CVR_SPACE
     # The datasets of that space observe 5 to 16 % of all pairs; a log of clicks may observe far fewer, and a clip above
     # every propensity would make all of them equal.
     config.tune.space.default.min_propensity = ("log", 1e-4, 1e-1)

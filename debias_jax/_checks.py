@@ -1,9 +1,11 @@
 """Shape and dtype checks of public functions. They run while tracing and cost nothing at run time.
 
 Wrong dtypes raise ``TypeError``, wrong shapes ``ValueError``; the message names the argument. Values are not
-looked
-at: under ``jit`` there are none to see. ``data.Interactions`` checks them on the host, once.
+looked at: under ``jit`` there are none to see. ``data.Interactions`` checks them on the host, once. Options, which are
+Python strings, are checked by ``check_choice``.
 """
+
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
@@ -54,6 +56,13 @@ def check_samples(shape: tuple[int, ...], **arrays) -> None:
         if found[:-1] != tuple(shape) or len(found) != len(shape) + 1 or found[-1] == 0:
             wanted = ", ".join([*map(str, shape), "K"])
             raise ValueError(f"{name} must be of shape ({wanted}) with K >= 1, got {found}")
+
+
+def check_choice(allowed: Iterable[str], **values: str) -> None:
+    """Raises unless every named value is one of ``allowed``, which the message lists."""
+    for name, value in values.items():
+        if value not in allowed:
+            raise ValueError(f"unknown {name} {value!r}; there are {', '.join(allowed)}")
 
 
 def check_mask(where, shape: tuple[int, ...]) -> None:

@@ -155,6 +155,15 @@ def select_variants(
     config.variants = ConfigDict({name: table[name] for name in config.methods})
 
 
+def only(config: ConfigDict, name: str) -> ConfigDict:
+    """A copy of a config that has one of its variants."""
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked():
+        copy.methods = (name,)
+        copy.variants = ConfigDict({name: config.variants[name]})
+    return copy
+
+
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """The resolved config as JSON values."""
     return json.loads(config.to_json_best_effort()) if isinstance(config, ConfigDict) else dict(config)

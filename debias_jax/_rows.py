@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from debias_jax import _markdown, experiment
+from debias_jax._config import only
 from debias_jax._fit import Judge
 from debias_jax._results import Scored
 from debias_jax.data.types import Dataset
@@ -29,11 +30,7 @@ def run_rows(config: ConfigDict, workdir: pathlib.Path) -> list[Scored]:
     """Runs every variant in a folder of its own, or reads it back where it is finished."""
     scored = []
     for name in config.methods:
-        alone = changed(config, {})
-        with alone.unlocked():
-            alone.methods = (name,)
-            alone.variants = ConfigDict({name: config.variants[name]})
-        scored += experiment.run_scored(alone, workdir / name, quiet=True)
+        scored += experiment.run_scored(only(config, name), workdir / name, quiet=True)
         values = scored[-1].values()[config.protocol.headline]
         print(
             f"{workdir / name}: {config.protocol.headline} {_markdown.measured(values, 4)}, "

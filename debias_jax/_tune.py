@@ -198,9 +198,7 @@ def _check_same(study: Any, own: dict[str, Any], folder: pathlib.Path) -> None:
 
 def _records(config: ConfigDict, name: str, folder: pathlib.Path) -> None:
     """Writes the resolved config of a variant, and the environment in which its search began."""
-    resolved = _config.to_dict(config)
-    alone = {**resolved, "methods": [name], "variants": {name: resolved["variants"][name]}}
-    writers.write_json(folder / "config.json", alone)
+    writers.write_json(folder / "config.json", _config.to_dict(_config.only(config, name)))
     if not (folder / "environment.json").exists():
         writers.write_json(folder / "environment.json", writers.environment())
 

@@ -111,22 +111,6 @@ CVR_CONTROLS = (
 CVR_RELEASED = ("badr_released", "badr_released_constant", "badr_released_frozen", "badr_released_zeros")
 """The program released with BADR, and the same controls of it."""
 
-
-def all_released(names: Sequence[str]) -> bool:
-    """Whether the named variants are of the released program, whose schedule is a part of them.
-
-    Raises:
-        ConfigError: some are and some are not.
-    """
-    released = [name for name in names if name in CVR_RELEASED]
-    if released and len(released) < len(names):
-        raise ConfigError(
-            f"{', '.join(released)} train on a schedule of their own; run them apart from "
-            f"{', '.join(name for name in names if name not in released)}"
-        )
-    return bool(released)
-
-
 RELEASED_BADR = {
     "variant": "released",
     "frame": "pairs",
@@ -242,3 +226,43 @@ CVR_SPACE = {
     "badr_mmoe": {name: _MULTITASK[name] for name in ("ctr_weight", "ctcvr_weight")},
 }
 """Search ranges: what methods share, and what single ones have on top."""
+
+
+def conversion_settings(config: ConfigDict, *, metrics: Sequence[str]) -> None:
+    """How conversion-rate methods are judged and searched: by validation AUC; ``metrics`` are those of the test."""
+    config.protocol.validation = "badr"
+    config.protocol.validation_metrics = ("auc",)
+    config.protocol.monitor = "auc"
+    config.protocol.test = "badr"
+    config.protocol.metrics = tuple(metrics)
+    config.protocol.headline = "auc"
+    config.tune.space = CVR_SPACE
+
+
+def table_settings(config: ConfigDict, *, metrics: Sequence[str]) -> None:
+    """What BADR's tables share: ``conversion_settings``, seeds, the best state, a search as wide as the final runs."""
+    conversion_settings(config, metrics=metrics)
+    config.seeds = (2024, 2025, 2026, 2027, 2028)
+    config.train.restore = "best"
+    config.train.save_seconds = 20.0
+    # As many as seeds, so that search and final runs are one compiled program.
+    config.tune.batch = len(config.seeds)
+
+
+def released_schedule(config: ConfigDict) -> None:
+    """Gives variants of the released program its schedule: 100 epochs at most, its stopping rule, the last state.
+
+    Raises:
+        ConfigError: some of the config's variants are of that program and some are not.
+    """
+    released = [name for name in config.methods if name in CVR_RELEASED]
+    if not released:
+        return
+    if others := [name for name in config.methods if name not in released]:
+        raise ConfigError(
+            f"{', '.join(released)} train on a schedule of their own; run them apart from {', '.join(others)}"
+        )
+    config.train.epochs = 100
+    config.train.patience = 0
+    config.train.restore = "last"
+    config.train.plateau.log = "observed_loss"

@@ -43,9 +43,11 @@ from debias_jax._variants import (
     CVR_SPACE,
     CVR_TABLE,
     IMPLICIT,
-    all_released,
+    conversion_settings,
     cvr_variants,
     implicit_variants,
+    released_schedule,
+    table_settings,
 )
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, nearest
@@ -61,10 +63,10 @@ __all__ = [
     "CVR_TABLE",
     "IMPLICIT",
     "Outcome",
-    "all_released",
     "apply_tuned",
     "base_config",
     "build_method",
+    "conversion_settings",
     "cvr_variants",
     "evaluate",
     "evaluate_scored",
@@ -73,10 +75,12 @@ __all__ = [
     "load_predictor",
     "parse_grid",
     "recommend",
+    "released_schedule",
     "run",
     "run_scored",
     "select_variants",
     "sweep",
+    "table_settings",
     "tune",
     "variant",
     "variant_hparams",
@@ -129,7 +133,7 @@ def _records(config: ConfigDict, name: str, workdir: pathlib.Path, own: pathlib.
 
     def write(resumed: bool) -> None:
         resolved = _config.to_dict(config)
-        alone = {**resolved, "methods": [name], "variants": {name: resolved["variants"][name]}}
+        alone = _config.to_dict(_config.only(config, name))
         for folder, content in ((workdir, resolved), (own, alone)) if own != workdir else ((own, alone),):
             writers.write_json(folder / "config.json", content)
             # The environment is that in which the run began.

@@ -25,6 +25,7 @@ __all__ = [
     "contains",
     "epoch_batches",
     "find",
+    "hash_bits",
     "pair_set",
     "popularity_items",
     "uniform_items",
@@ -131,7 +132,7 @@ def _feistel_order(key: Key, n: int) -> Array:
     def encipher(cells: Array) -> Array:
         moved, other = cells // side, cells % side
         for number in range(_FEISTEL_ROUNDS):
-            shifted = moved + _scale(_mixed(other ^ keys[number]), side)
+            shifted = moved + _scale(hash_bits(other ^ keys[number]), side)
             moved, other = other, jnp.where(shifted >= side, shifted - side, shifted)
         return moved * side + other
 
@@ -143,8 +144,22 @@ def _feistel_order(key: Key, n: int) -> Array:
     return cells.astype(jnp.int32)
 
 
-def _mixed(bits: Array) -> Array:
-    """A bijection of uint32 in which each bit depends on all."""
+def hash_bits(bits: Array) -> Array:
+    """A bijection of uint32 in which each bit depends on all: pseudo-random, and the same for the same number.
+
+    Args:
+        bits: uint32 ``[...]``.
+
+    Returns:
+        uint32 ``[...]``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from debias_jax import sampling
+        >>> ids = sampling.hash_bits(jnp.arange(100_000, dtype=jnp.uint32))
+        >>> print(f"{(ids < 2**32 // 10).mean():.2f}")  # a tenth of the ids, always the same ones
+        0.10
+    """
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
     return bits ^ (bits >> 16)

@@ -198,7 +198,13 @@ DRAWS = {
         key, jnp.tile(USERS, 9), PAIRS, n_items=40
     ),
 }
-WITHOUT_KEY = {"sampling.alias_table", "sampling.contains", "sampling.find", "sampling.pair_set"}
+WITHOUT_KEY = {
+    "sampling.alias_table",
+    "sampling.contains",
+    "sampling.find",
+    "sampling.hash_bits",
+    "sampling.pair_set",
+}
 
 
 def rows_with(*, argument: str | None = None, field: str | None = None):

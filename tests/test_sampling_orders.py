@@ -172,3 +172,14 @@ def test_sides_of_more_than_two_to_the_sixteen_are_jax_draws():
     np.testing.assert_array_equal(users, jax.random.randint(user_key, (500,), 0, n, dtype=jnp.int32))
     bits = np.asarray(jax.random.bits(item_key, (500,), jnp.uint32)).astype(np.uint64)
     np.testing.assert_array_equal(items, (bits * 9) >> 32)
+
+
+def test_hash_bits_keeps_numbers_apart_and_flips_half_of_the_bits():
+    numbers = np.arange(2**16, dtype=np.uint32)
+    hashed = np.asarray(sampling.hash_bits(jnp.asarray(numbers)))
+    assert hashed.dtype == np.uint32 and len(np.unique(hashed)) == numbers.size
+    for bit in range(32):
+        changed = hashed ^ np.asarray(sampling.hash_bits(jnp.asarray(numbers ^ np.uint32(1 << bit))))
+        share = np.unpackbits(changed.view(np.uint8)).mean()
+        # 2^21 bits of which each flips with probability 1/2: sd 3.5e-4, if they were independent.
+        assert abs(share - 0.5) < 0.01

@@ -105,12 +105,9 @@ def held_out(users: Array, items: Array) -> Array:
 
     A function of the pair alone, so that every epoch, seed and frame agrees on it.
     """
-    bits = users.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) ^ items.astype(jnp.uint32) * jnp.uint32(
-        0x85EBCA6B
-    )
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        bits = (bits ^ bits >> shift) * jnp.uint32(factor)
-    return bits ^ bits >> 16 < jnp.uint32(HELD_OUT_SHARE * 2**32)
+    user_bits = users.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+    item_bits = items.astype(jnp.uint32) * jnp.uint32(0x85EBCA6B)
+    return sampling.hash_bits(user_bits ^ item_bits) < jnp.uint32(HELD_OUT_SHARE * 2**32)
 
 
 def fit_propensity_experts(

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from debias_jax import optimizers, risks, sampling
+from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, PairBatch, Pairs, TrainData
 from debias_jax.methods.batching import observed_pairs
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, as_term, supervised
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params, PyTree
 
@@ -217,6 +218,22 @@ def fit_propensity_released(
     return jax.lax.while_loop(goes_on, epoch, start)[0]
 
 
+def clip_rows(propensity: Array, context: Context, rows: PairBatch) -> Array:
+    """At least ``min_propensity``; 1 for padding, whose masked weight must be finite."""
+    return jnp.where(rows.where, jnp.maximum(propensity, context.hparams["min_propensity"]), 1.0)
+
+
+def clip_population(propensity: Array, context: Context) -> Array:
+    """At least ``min_propensity``, and at least 1 / (number of all pairs).
+
+    An item or a user without any row can be estimated at 0, whose inverse a sample of *all* pairs must be spared.
+    """
+    n_users, n_items = context.data.matrix_size
+    return jnp.maximum(
+        propensity, jnp.maximum(context.hparams["min_propensity"], 1.0 / (float(n_users) * n_items))
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Propensity:
     """A source of propensities: fitted once before training, read at each step.
@@ -235,8 +252,7 @@ class Propensity:
     batch_size: int | None = None
 
     def __post_init__(self):
-        if self.source not in SOURCES:
-            raise ValueError(f"unknown propensity {self.source!r}; there are {', '.join(SOURCES)}")
+        check_choice(SOURCES, propensity=self.source)
 
     def fit(self, key: Key, data: TrainData, hparams: dict[str, Array]) -> PyTree:
         """What the other functions read, as a method's ``extra["propensity"]``."""
@@ -300,21 +316,15 @@ class Propensity:
             p = rows.propensities
         else:
             p = self.of_pairs(context.extra["propensity"], rows.users, rows.items)
-        return jnp.where(rows.where, jnp.maximum(p, context.hparams["min_propensity"]), 1.0)
+        return clip_rows(p, context, rows)
 
     def of_population(self, context: Context, pairs: Pairs) -> Array:
-        """Clipped propensities of a sample of all pairs, of the broadcast shape; at least 1 / (number of all pairs).
-
-        An item or a user without any row can be estimated at 0, whose inverse a sample of *all* pairs must be spared.
+        """Clipped propensities of a sample of all pairs, of the broadcast shape; see ``clip_population``.
 
         Raises:
             ConfigError: logged propensities are known for the logged rows only.
         """
-        p = self.of_pairs(context.extra["propensity"], pairs.users, pairs.items)
-        n_users, n_items = context.data.matrix_size
-        return jnp.maximum(
-            p, jnp.maximum(context.hparams["min_propensity"], 1.0 / (float(n_users) * n_items))
-        )
+        return clip_population(self.of_pairs(context.extra["propensity"], pairs.users, pairs.items), context)
 
     @property
     def exposure(self):
@@ -343,8 +353,7 @@ def propensity_risk(
         logits = model.apply(params["prediction"], batch.users, batch.items)
         errors = optax.losses.sigmoid_binary_cross_entropy(logits, batch.labels)
         p = source.of_rows(context, batch)
-        value = risk(errors, observed=jnp.ones_like(errors), propensity=p, where=batch.where)
-        return value, jnp.ones((), jnp.float32)
+        return as_term(risk(errors, observed=jnp.ones_like(errors), propensity=p, where=batch.where))
 
     return supervised(
         {"prediction": prediction_group(model)},

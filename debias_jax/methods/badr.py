@@ -5,6 +5,7 @@ from typing import Unpack
 import jax.numpy as jnp
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.doubly_robust import DoublyRobustSettings, doubly_robust
 from debias_jax.models.base import Model
@@ -74,9 +75,8 @@ def badr(
         Pan et al., "Batch-adaptive doubly robust learning for debiasing post-click conversion rate prediction under
         sparse data", ACM TOIS 44(3), 2026, eqs. 13 and 32; the released form follows its program (HungPaan/DR-ALR).
     """
-    for what, value, allowed in (("variant", variant, VARIANTS), ("imputation", imputation, IMPUTATIONS)):
-        if value not in allowed:
-            raise ValueError(f"unknown {what} {value!r}; there are {', '.join(allowed)}")
+    check_choice(VARIANTS, variant=variant)
+    check_choice(IMPUTATIONS, imputation=imputation)
     risk_variant = "released" if variant == "released" else "published"
 
     if imputation == "zeros":
@@ -88,8 +88,8 @@ def badr(
         if imputation == "badr":
             return errors.risk(risks.badr_imputation, variant=variant)
         if imputation == "dr_mse":
-            return errors.imputation_risk(risks.dr_mse, bias_weight=context.hparams["bias_weight"])
-        return errors.imputation_risk(getattr(risks, imputation))
+            return errors.risk(risks.dr_mse, bias_weight=context.hparams["bias_weight"])
+        return errors.risk(getattr(risks, imputation))
 
     return doubly_robust(
         model,

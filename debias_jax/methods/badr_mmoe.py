@@ -3,6 +3,7 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.badr import VARIANTS
 from debias_jax.methods.base import Method
 from debias_jax.methods.multitask import MultitaskSettings, multitask, shared_towers
@@ -51,8 +52,7 @@ def badr_mmoe(
         BADR, section 3.7; Ma et al., "Modeling task relationships in multi-task learning with multi-gate
         mixture-of-experts", KDD 2018.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
+    check_choice(VARIANTS, variant=variant)
     risk_variant = "released" if variant == "released" else "published"
 
     def terms(batch, context: Context):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import BatchesFn, PairBatch, TrainData, TripletBatch
 from debias_jax.types import Array, Key
 
@@ -174,6 +175,5 @@ def pair_frame(name: str, *, batch_size: int, n_negatives: int) -> BatchesFn:
     Raises:
         ValueError: the name is unknown.
     """
-    if name not in FRAMES:
-        raise ValueError(f"unknown frame {name!r}; there are {', '.join(FRAMES)}")
+    check_choice(FRAMES, frame=name)
     return FRAMES[name](batch_size, n_negatives)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from debias_jax._checks import check_choice
 from debias_jax.methods._calibration import (
     FINAL_TEMPERATURE,
     FIT_LOSSES,
@@ -23,7 +24,7 @@ from debias_jax.methods._calibration import (
     init_experts,
     temperature,
 )
-from debias_jax.methods._propensity import Propensity
+from debias_jax.methods._propensity import Propensity, clip_population, clip_rows
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, PairBatch, Pairs, TrainData
 from debias_jax.methods.cvr_batches import cvr_batches
@@ -103,13 +104,13 @@ class CalibratedPropensity(NamedTuple):
         """Clipped propensities of a batch's rows; 1 for padding."""
         key = jax.random.fold_in(context.key, 0)
         p = self.of_pairs(context.extra["propensity"], rows.users, rows.items, key)
-        return jnp.where(rows.where, jnp.maximum(p, context.hparams["min_propensity"]), 1.0)
+        return clip_rows(p, context, rows)
 
     def of_population(self, context: Context, pairs: Pairs) -> Array:
         """Clipped propensities of a sample of all pairs."""
         key = jax.random.fold_in(context.key, 1)
         p = self.of_pairs(context.extra["propensity"], pairs.users, pairs.items, key)
-        return jnp.maximum(p, context.hparams["min_propensity"])
+        return clip_population(p, context)
 
     def exposure(self, state, data: TrainData, users: Array, items: Array) -> Array:
         """The ``exposure`` function of a method: the mean over the draw of the expert."""
@@ -184,14 +185,10 @@ def calibrated(
     Raises:
         ValueError: an option is unknown.
     """
-    for what, value, allowed in (
-        ("propensity", propensity, FITTED_SOURCES),
-        ("propensity_calibration", propensity_calibration, FIT_LOSSES),
-        ("imputed_errors", imputed_errors, IMPUTED_ERRORS),
-        ("order", order, ORDERS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"unknown {what} {value!r}; there are {', '.join(allowed)}")
+    check_choice(FITTED_SOURCES, propensity=propensity)
+    check_choice(FIT_LOSSES, propensity_calibration=propensity_calibration)
+    check_choice(IMPUTED_ERRORS, imputed_errors=imputed_errors)
+    check_choice(ORDERS, order=order)
     for what, value in (("n_experts", n_experts), ("calibration_ratio", calibration_ratio)):
         if value < 1:
             raise ValueError(f"{what} must be at least 1, got {value}")

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from debias_jax._checks import check_choice
 from debias_jax._reduce import safe_reduce
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.cvr_batches import cvr_batches
-from debias_jax.methods.doubly_robust import as_term, cross_entropy
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised
+from debias_jax.methods.doubly_robust import cross_entropy
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, as_term, supervised
 from debias_jax.models.base import Model
 
 HPARAMS = {**ADAM_HPARAMS, "contrast_weight": 0.1, "confidence_weight": 0.01}
@@ -66,8 +67,7 @@ def cvib(
         Wang et al., "Information theoretic counterfactual learning from missing-not-at-random feedback", NeurIPS 2020;
         the released form follows RyanWangZf/CVIB-Rec.
     """
-    if variant not in ("published", "released"):
-        raise ValueError(f"unknown variant {variant!r}; there are published, released")
+    check_choice(("published", "released"), variant=variant)
 
     def term(params, context: Context, batch: CvrBatch):
         rows, sample, observed = batch.rows, batch.sample, batch.observed_rows

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import BatchesFn, CvrBatch, PairBatch, Pairs, TrainData
 from debias_jax.types import Array, Key
 
@@ -45,9 +46,8 @@ def cvr_batches(
     Raises:
         ValueError: unknown ``frame`` or ``weighting``, or a size below 1.
     """
-    for what, value, allowed in (("frame", frame, FRAMES), ("weighting", weighting, WEIGHTINGS)):
-        if value not in allowed:
-            raise ValueError(f"unknown {what} {value!r}; there are {', '.join(allowed)}")
+    check_choice(FRAMES, frame=frame)
+    check_choice(WEIGHTINGS, weighting=weighting)
     if batch_size < 1 or ratio < 1:
         raise ValueError(f"batch_size and ratio must be at least 1, got {batch_size} and {ratio}")
 

@@ -66,7 +66,7 @@ def d_dr(
         prediction_loss=lambda errors, context: errors.risk(
             risks.d_dr, variance_weight=context.hparams["variance_weight"]
         ),
-        imputation_loss=lambda errors, context: raised(errors, context).imputation_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: raised(errors, context).risk(risks.dr_jl),
         hparams={"variance_weight": 0.01},
         **settings,
     )

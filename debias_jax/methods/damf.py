@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from debias_jax._checks import check_choice
 from debias_jax._reduce import safe_reduce
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.cvr_batches import cvr_batches
-from debias_jax.methods.doubly_robust import as_term, cross_entropy
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, alternating
+from debias_jax.methods.doubly_robust import cross_entropy
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, alternating, as_term
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 
@@ -74,8 +75,7 @@ def damf(
         Saito and Nomura, "Towards resolving propensity contradiction in offline recommender learning", IJCAI 2022,
         and its program (usaito/ijcai2022-adversarial-mf).
     """
-    if label_loss not in LABEL_LOSSES:
-        raise ValueError(f"unknown label_loss {label_loss!r}; there are {', '.join(LABEL_LOSSES)}")
+    check_choice(LABEL_LOSSES, label_loss=label_loss)
 
     def discrepancy(params, batch: CvrBatch) -> Array:
         rows, sample = batch.rows, batch.sample

@@ -3,6 +3,7 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.calibrated import UserVectors, calibrated
 from debias_jax.methods.doubly_robust import DoublyRobustSettings
@@ -76,15 +77,14 @@ def dce_dr(
         Kweon and Yu, "Doubly calibrated estimator for recommendation on data missing not at random", WWW 2024, and
         its program (WonbinKweon/DCE_WWW2024).
     """
-    if variant not in ("published", "released"):
-        raise ValueError(f"unknown variant {variant!r}; there are published, released")
+    check_choice(("published", "released"), variant=variant)
     return calibrated(
         model,
         imputation_model,
         propensity_model,
         user_vectors=user_vectors,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         n_experts=n_experts,
         calibration_ratio=calibration_ratio,
         propensity_calibration=propensity_calibration,

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods._propensity import PROPENSITY_HPARAMS, Propensity
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.cvr_batches import cvr_batches
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, alternating
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, alternating, as_term
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
 
@@ -57,20 +58,11 @@ class Errors(NamedTuple):
     population_propensity: Array | None = None
 
     def risk(self, function: Callable[..., Array], **settings) -> Array:
-        """``function(errors, imputed, observed=..., propensity=..., ...)`` of ``risks.dr``."""
-        return function(
-            self.errors,
-            self.imputed,
-            observed=self.observed,
-            propensity=self.propensity,
-            population=self.population,
-            weights=self.weights,
-            where=self.where,
-            **settings,
-        )
+        """``function(errors, imputed, observed=..., propensity=..., ...)`` of ``risks``."""
+        return self.row_risk(function, population=self.population, **settings)
 
     def row_risk(self, function: Callable[..., Array], **settings) -> Array:
-        """``risk`` for functions that do not look at the population."""
+        """``risk`` for functions that know no population."""
         return function(
             self.errors,
             self.imputed,
@@ -80,16 +72,6 @@ class Errors(NamedTuple):
             where=self.where,
             **settings,
         )
-
-    def imputation_risk(self, function: Callable[..., Array], **settings) -> Array:
-        """An imputation loss of ``risks``, (1/m) sum over all pairs, whatever frame the batch is of.
-
-        The functions take the mean over their rows. Those are a sample of all pairs in the frame ``uniform`` only; in
-        the others the weights already say how many pairs of the population a row stands for.
-        """
-        n_rows = jnp.sum(self.where, dtype=jnp.float32)
-        n_pairs = n_rows if self.population is None else self.population.size
-        return self.row_risk(function, **settings) * (n_rows / n_pairs)
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
@@ -232,11 +214,6 @@ def imputation_group(model: Model) -> Group:
     return Group(model.init, adam(lr="imputation_lr", weight_decay="imputation_weight_decay"))
 
 
-def as_term(value: Array) -> tuple[Array, Array]:
-    """A scalar risk as a loss term returns it."""
-    return value, jnp.ones((), jnp.float32)
-
-
 class DoublyRobustSettings(TypedDict, total=False):
     """Keyword arguments that every doubly robust method takes.
 
@@ -315,12 +292,8 @@ def doubly_robust(
     Raises:
         ValueError: an option is unknown.
     """
-    for what, value, allowed in (
-        ("imputed_errors", imputed_errors, IMPUTED_ERRORS),
-        ("order", order, ORDERS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"unknown {what} {value!r}; there are {', '.join(allowed)}")
+    check_choice(IMPUTED_ERRORS, imputed_errors=imputed_errors)
+    check_choice(ORDERS, order=order)
     if propensity_model is None:
         source, defaults = None, {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **OBSERVED_HPARAMS}
     else:

@@ -3,6 +3,7 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.doubly_robust import DoublyRobustSettings, doubly_robust
 from debias_jax.models.base import Model
@@ -57,13 +58,12 @@ def dr_jl(
         Wang, Zhang, Sun and Qi, "Doubly robust joint learning for recommendation on data missing not at random",
         ICML 2019; BADR, eqs. 3 and 6.
     """
-    if variant not in ("published", "released"):
-        raise ValueError(f"unknown variant {variant!r}; there are published, released")
+    check_choice(("published", "released"), variant=variant)
     return doubly_robust(
         model,
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         **settings,
     )

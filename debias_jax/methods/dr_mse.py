@@ -3,6 +3,7 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.doubly_robust import DoublyRobustSettings, doubly_robust
 from debias_jax.models.base import Model
@@ -55,14 +56,13 @@ def dr_mse(
         Dai et al., "A generalized doubly robust learning framework for debiasing post-click conversion rate
         prediction", KDD 2022; BADR, eqs. 3 and 10.
     """
-    if variant not in ("published", "released"):
-        raise ValueError(f"unknown variant {variant!r}; there are published, released")
+    check_choice(("published", "released"), variant=variant)
     return doubly_robust(
         model,
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.imputation_risk(
+        imputation_loss=lambda errors, context: errors.risk(
             risks.dr_mse, bias_weight=context.hparams["bias_weight"]
         ),
         hparams={"bias_weight": 0.5},

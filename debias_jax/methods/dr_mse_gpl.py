@@ -3,6 +3,7 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.doubly_robust import Errors
 from debias_jax.methods.joint_propensity import JointPropensitySettings, joint_propensity
@@ -67,14 +68,13 @@ def dr_mse_gpl(
         Zhou, Feng, Liu et al., "A generalized propensity learning framework for unbiased post-click conversion rate
         estimation", CIKM 2023, and its program (yuqing-zhou/GPL) with erratum; BADR, eqs. 11 and 12.
     """
-    if variant not in ("published", "released"):
-        raise ValueError(f"unknown variant {variant!r}; there are published, released")
+    check_choice(("published", "released"), variant=variant)
 
     def penalty(errors: Errors, batch: CvrBatch, context: Context) -> Array:
         n_pairs = errors.imputed.size if errors.population is None else errors.population.size
         # risks.dr_bias divides by p once more, and risks.mrdr is m times the variance.
-        bias = errors._replace(weights=errors.weights * errors.propensity).imputation_risk(risks.dr_bias)
-        variance = errors.imputation_risk(risks.mrdr) / n_pairs
+        bias = errors._replace(weights=errors.weights * errors.propensity).risk(risks.dr_bias)
+        variance = errors.risk(risks.mrdr) / n_pairs
         share = context.hparams["propensity_bias_weight"]
         mse = share * bias + (1.0 - share) * variance
         return context.hparams["propensity_mse_weight"] * mse
@@ -84,7 +84,7 @@ def dr_mse_gpl(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.imputation_risk(
+        imputation_loss=lambda errors, context: errors.risk(
             risks.dr_mse, bias_weight=context.hparams["bias_weight"]
         ),
         propensity_penalty=penalty,

@@ -64,7 +64,7 @@ def eib(
         imputation_model,
         None,
         prediction_loss=lambda errors, context: errors.risk(risks.eib),
-        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         batch_size=batch_size,
         frame=frame,
         ratio=ratio,

@@ -14,6 +14,7 @@ from typing import TypedDict
 import jax
 import jax.numpy as jnp
 
+from debias_jax._checks import check_choice
 from debias_jax.methods._propensity import Propensity
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, TrainData, TrainState
@@ -26,7 +27,7 @@ from debias_jax.methods.doubly_robust import (
     cross_entropy,
     imputation_group,
 )
-from debias_jax.methods.recipes import Context, Group, LossTerm, adam, alternating
+from debias_jax.methods.recipes import Context, Group, LossTerm, adam, alternating, as_term
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 
@@ -100,8 +101,7 @@ def joint_propensity(
     Raises:
         ValueError: an option is unknown.
     """
-    if imputed_errors not in IMPUTED_ERRORS:
-        raise ValueError(f"unknown imputed_errors {imputed_errors!r}; there are {', '.join(IMPUTED_ERRORS)}")
+    check_choice(IMPUTED_ERRORS, imputed_errors=imputed_errors)
     source = Propensity("estimated", propensity_model, propensity_batch_size)
     terms = DoublyRobust(model, imputation_model, source, imputed_errors, population_propensity=True)
 
@@ -116,7 +116,7 @@ def joint_propensity(
         logits = propensity_model.apply(params["propensity"], pairs.users, pairs.items)
         fit = jnp.mean(cross_entropy(logits, pairs.observed.astype(jnp.float32)))
         penalty = propensity_penalty(terms.prediction_errors(params, context, batch), batch, context)
-        return fit + penalty, jnp.ones((), jnp.float32), {"propensity_penalty": penalty}
+        return *as_term(fit + penalty), {"propensity_penalty": penalty}
 
     def exposure(state: TrainState, data: TrainData, users: Array, items: Array) -> Array:
         del data

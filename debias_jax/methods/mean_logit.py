@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method, TrainData
 from debias_jax.methods.recipes import closed_form
 
@@ -42,8 +43,7 @@ def mean_logit(*, feedback: str = "clicks") -> Method:
         No paper here compares with it. On Coat's fixed split (ratings >= 3), protocol ``badr``, ``"ratings"`` has an
         AUC of .7715; the BADR paper prints .7694 for BADR.
     """
-    if feedback not in ("clicks", "ratings"):
-        raise ValueError(f"unknown feedback {feedback!r}; there are clicks, ratings")
+    check_choice(("clicks", "ratings"), feedback=feedback)
 
     def fit(data: TrainData, hparams):
         n_users, n_items = data.click_set.indptr.shape[0] - 1, data.popularity.shape[0]

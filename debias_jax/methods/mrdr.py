@@ -3,6 +3,7 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.doubly_robust import DoublyRobustSettings, doubly_robust
 from debias_jax.models.base import Model
@@ -55,13 +56,12 @@ def mrdr(
         Guo et al., "Enhanced doubly robust learning for debiasing post-click conversion rate estimation", SIGIR 2021,
         Algorithm 1 without double learning; BADR, eqs. 3 and 8.
     """
-    if variant not in ("published", "released"):
-        raise ValueError(f"unknown variant {variant!r}; there are published, released")
+    check_choice(("published", "released"), variant=variant)
     return doubly_robust(
         model,
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.dr, variant=variant),
-        imputation_loss=lambda errors, context: errors.imputation_risk(risks.mrdr),
+        imputation_loss=lambda errors, context: errors.risk(risks.mrdr),
         **settings,
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import losses, risks
+from debias_jax._checks import check_choice
 from debias_jax.methods._propensity import PROPENSITY_HPARAMS
 from debias_jax.methods._terms import prediction_group
 from debias_jax.methods.base import CvrBatch, Method, TrainData, TrainState
@@ -20,11 +21,10 @@ from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
     IMPUTATION_HPARAMS,
     Errors,
-    as_term,
     cross_entropy,
     imputation_group,
 )
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, supervised
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, as_term, supervised
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
 
@@ -106,8 +106,7 @@ def choose_towers(towers: str, *, multitask_model: Model | None, **models: Model
     Raises:
         ValueError: ``towers`` is unknown, or a model that it needs is None.
     """
-    if towers not in TOWERS:
-        raise ValueError(f"unknown towers {towers!r}; there are {', '.join(TOWERS)}")
+    check_choice(TOWERS, towers=towers)
     needed = models if towers == "separate" else {"multitask_model": multitask_model}
     if missing := [name for name, model in needed.items() if model is None]:
         raise ValueError(f"towers={towers!r} needs {' and '.join(missing)}")
@@ -269,5 +268,5 @@ def dr_terms(batch: TowerBatch, context: Context, *, detach_propensity: bool) ->
     errors = batch.prediction_errors(context, detach_propensity=detach_propensity)
     return {
         "cvr": errors.risk(risks.dr),
-        "imputation": batch.imputation_errors(context).imputation_risk(risks.dr_jl),
+        "imputation": batch.imputation_errors(context).risk(risks.dr_jl),
     }

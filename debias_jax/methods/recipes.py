@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from debias_jax import hypergrad, optimizers
+from debias_jax._checks import check_choice
 from debias_jax._reduce import safe_divide
 from debias_jax.methods.base import (
     BatchesFn,
@@ -77,6 +78,11 @@ def total_and_count(values: Array, where: Array, weights: Array | None = None) -
     weights = jnp.ones(values.shape, values.dtype) if weights is None else weights
     values = jnp.where(where, weights * values, 0.0)
     return jnp.sum(values), jnp.sum(where, dtype=values.dtype)
+
+
+def as_term(value: Array) -> tuple[Array, Array]:
+    """A scalar risk as a loss term returns it."""
+    return value, jnp.ones((), jnp.float32)
 
 
 def _mean(term: LossTerm):
@@ -271,10 +277,8 @@ def bilevel(
     Raises:
         ValueError: unknown ``inner_step`` or ``reduction``.
     """
-    if inner_step not in INNER_STEPS:
-        raise ValueError(f"unknown inner_step {inner_step!r}; there are {', '.join(INNER_STEPS)}")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"unknown reduction {reduction!r}; there are sum, mean")
+    check_choice(INNER_STEPS, inner_step=inner_step)
+    check_choice(("sum", "mean"), reduction=reduction)
     inner_name, outer_name = names
 
     def reduce(term: LossTerm):

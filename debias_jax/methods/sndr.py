@@ -3,12 +3,13 @@
 from typing import Unpack
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.doubly_robust import DoublyRobustSettings, doubly_robust
 from debias_jax.models.base import Model
 
 IMPUTATIONS = {
-    "dr_jl": lambda errors: errors.imputation_risk(risks.dr_jl),
+    "dr_jl": lambda errors: errors.risk(risks.dr_jl),
     "variance": lambda errors: errors.risk(risks.badr_imputation, variant="published"),
 }
 """Imputation losses by the name of the option."""
@@ -64,8 +65,7 @@ def sndr(
         Thomas and Brunskill, "Data-efficient off-policy policy evaluation for reinforcement learning", ICML 2016, for
         the estimator; Pan et al., TOIS 2026, theorems 3.1 and 3.2 and eq. 32.
     """
-    if imputation not in IMPUTATIONS:
-        raise ValueError(f"unknown imputation {imputation!r}; there are {', '.join(IMPUTATIONS)}")
+    check_choice(IMPUTATIONS, imputation=imputation)
     return doubly_robust(
         model,
         imputation_model,

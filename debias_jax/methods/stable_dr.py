@@ -75,7 +75,7 @@ def stable_dr(
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.stable_dr),
-        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         propensity_penalty=penalty,
         order=("imputation", "propensity", "prediction"),
         hparams={"stabilization": 10.0},

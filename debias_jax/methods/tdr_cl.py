@@ -5,6 +5,7 @@ from typing import Unpack
 import jax
 
 from debias_jax import risks
+from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.doubly_robust import DoublyRobustSettings, Errors, doubly_robust
 from debias_jax.models.base import Model
@@ -89,14 +90,13 @@ def tdr_cl(
         Li, Lyu, Zheng and Wu, "TDR-CL: Targeted doubly robust collaborative learning for debiased recommendations",
         ICLR 2023; the squared form follows a program of its authors (haoxuanli-pku/ICDE24-MNAR, ``TDR_based.py``).
     """
-    if variant not in LOSSES:
-        raise ValueError(f"unknown variant {variant!r}; there are {', '.join(LOSSES)}")
+    check_choice(LOSSES, variant=variant)
     return doubly_robust(
         model,
         imputation_model,
         propensity_model,
         prediction_loss=lambda errors, context: LOSSES[variant](errors),
-        imputation_loss=lambda errors, context: errors.imputation_risk(risks.dr_jl),
+        imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         population_propensity=True,
         **settings,
     )

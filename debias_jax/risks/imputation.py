@@ -1,8 +1,8 @@
 r"""Losses that train the imputed errors of a doubly robust estimator on the observed ones.
 
 Notation: errors e, imputed errors e_hat, :math:`d = e - \hat e`, observation o, ``propensity`` p', sampling ``weights``
-s (1 if not given), m the number of rows where ``where`` holds. Everything is read only where ``observed`` is not 0,
-save for what ``badr_imputation`` says.
+s (1 if not given), m pairs: the rows where ``where`` holds, or those of a separate sample ``population`` (see
+``risks.dr``). Everything is read only where ``observed`` is not 0, save for what ``badr_imputation`` says.
 
 No argument is detached: every loss has the gradient of its formula in ``errors``, ``imputed`` and ``propensity``, and
 a caller who trains the imputation alone passes the other two through ``jax.lax.stop_gradient``. A ``sg[.]`` in a
@@ -27,6 +27,7 @@ def dr_jl(
     *,
     observed: Array,
     propensity: Array,
+    population: Array | None = None,
     weights: Array | None = None,
     where: Array | None = None,
 ) -> Array:
@@ -41,6 +42,7 @@ def dr_jl(
         imputed: ``[...]`` imputed errors e_hat.
         observed: ``[...]`` o, boolean or 0.0 / 1.0.
         propensity: p' in (0, 1], a scalar or ``[...]``.
+        population: a separate sample of all pairs, of which the size m is read; None for the batch's own.
         weights: sampling weight s of each observed row, a scalar or ``[...]``.
         where: boolean ``[...]``, False for padding.
 
@@ -49,7 +51,7 @@ def dr_jl(
 
     Raises:
         TypeError: an array is not floating, ``observed`` neither boolean nor floating, ``where`` not boolean.
-        ValueError: shapes differ.
+        ValueError: shapes differ, or ``population`` is empty.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,7 +65,7 @@ def dr_jl(
         Wang, Zhang, Sun, Qi, "Doubly Robust Joint Learning for Recommendation on Data Missing Not at Random", ICML
         2019. Eq. 6 of the BADR paper has a cross-entropy between errors, which is undefined above 1; programs square.
     """
-    inputs = dr_inputs(errors, imputed, observed, propensity, None, weights, where)
+    inputs = dr_inputs(errors, imputed, observed, propensity, population, weights, where)
     return _mean_square(inputs, 1.0 / inputs.propensity)
 
 
@@ -73,6 +75,7 @@ def mrdr(
     *,
     observed: Array,
     propensity: Array,
+    population: Array | None = None,
     weights: Array | None = None,
     where: Array | None = None,
 ) -> Array:
@@ -87,6 +90,7 @@ def mrdr(
         imputed: ``[...]`` imputed errors e_hat.
         observed: ``[...]`` o, boolean or 0.0 / 1.0.
         propensity: p' in (0, 1], a scalar or ``[...]``.
+        population: a separate sample of all pairs, of which the size m is read; None for the batch's own.
         weights: sampling weight s of each observed row, a scalar or ``[...]``.
         where: boolean ``[...]``, False for padding.
 
@@ -95,7 +99,7 @@ def mrdr(
 
     Raises:
         TypeError: an array is not floating, ``observed`` neither boolean nor floating, ``where`` not boolean.
-        ValueError: shapes differ.
+        ValueError: shapes differ, or ``population`` is empty.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +114,7 @@ def mrdr(
         Guo et al., "Enhanced Doubly Robust Learning for Debiasing Post-Click Conversion Rate Estimation", SIGIR 2021;
         eq. 8 of the BADR paper.
     """
-    inputs = dr_inputs(errors, imputed, observed, propensity, None, weights, where)
+    inputs = dr_inputs(errors, imputed, observed, propensity, population, weights, where)
     return _mean_square(inputs, odds_against(inputs.propensity) / inputs.propensity)
 
 
@@ -120,6 +124,7 @@ def dr_bias(
     *,
     observed: Array,
     propensity: Array,
+    population: Array | None = None,
     weights: Array | None = None,
     where: Array | None = None,
 ) -> Array:
@@ -134,6 +139,7 @@ def dr_bias(
         imputed: ``[...]`` imputed errors e_hat.
         observed: ``[...]`` o, boolean or 0.0 / 1.0.
         propensity: p' in (0, 1], a scalar or ``[...]``.
+        population: a separate sample of all pairs, of which the size m is read; None for the batch's own.
         weights: sampling weight s of each observed row, a scalar or ``[...]``.
         where: boolean ``[...]``, False for padding.
 
@@ -142,7 +148,7 @@ def dr_bias(
 
     Raises:
         TypeError: an array is not floating, ``observed`` neither boolean nor floating, ``where`` not boolean.
-        ValueError: shapes differ.
+        ValueError: shapes differ, or ``population`` is empty.
 
     Example:
         >>> import jax.numpy as jnp
@@ -157,7 +163,7 @@ def dr_bias(
         Dai et al., "A Generalized Doubly Robust Learning Framework for Debiasing Post-Click Conversion Rate
         Prediction", KDD 2022; eq. 9 of the BADR paper.
     """
-    inputs = dr_inputs(errors, imputed, observed, propensity, None, weights, where)
+    inputs = dr_inputs(errors, imputed, observed, propensity, population, weights, where)
     return _mean_square(inputs, odds_against(inputs.propensity) ** 2 / inputs.propensity)
 
 
@@ -167,6 +173,7 @@ def dr_mse(
     *,
     observed: Array,
     propensity: Array,
+    population: Array | None = None,
     weights: Array | None = None,
     where: Array | None = None,
     bias_weight: float | Array,
@@ -180,6 +187,7 @@ def dr_mse(
         imputed: ``[...]`` imputed errors e_hat.
         observed: ``[...]`` o, boolean or 0.0 / 1.0.
         propensity: p' in (0, 1], a scalar or ``[...]``.
+        population: a separate sample of all pairs, of which the size m is read; None for the batch's own.
         weights: sampling weight s of each observed row, a scalar or ``[...]``.
         where: boolean ``[...]``, False for padding.
         bias_weight: alpha, a scalar in [0, 1].
@@ -189,7 +197,7 @@ def dr_mse(
 
     Raises:
         TypeError: an array is not floating, ``observed`` neither boolean nor floating, ``where`` not boolean.
-        ValueError: shapes differ, or ``bias_weight`` is not a scalar.
+        ValueError: shapes differ, ``population`` is empty, or ``bias_weight`` is not a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -204,7 +212,7 @@ def dr_mse(
         Dai et al., KDD 2022; eq. 10 of the BADR paper.
     """
     check_broadcastable((), bias_weight=bias_weight)
-    inputs = dr_inputs(errors, imputed, observed, propensity, None, weights, where)
+    inputs = dr_inputs(errors, imputed, observed, propensity, population, weights, where)
     odds = odds_against(inputs.propensity)
     return _mean_square(inputs, (bias_weight * odds + (1.0 - bias_weight)) * odds / inputs.propensity)
 

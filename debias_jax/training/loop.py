@@ -238,7 +238,9 @@ def fit_many(
             if on_epoch is not None:
                 for row in rows:
                     on_epoch(row)
-            ends = done >= epochs or not bool(np.any(stops.active)) or bool(received)
+            # Read once: a signal that comes while this chunk is put away waits for the next one, which is then saved.
+            interrupted = bool(received)
+            ends = done >= epochs or not bool(np.any(stops.active)) or interrupted
             if checkpointer is not None and (ends or time.perf_counter() - saved >= save_seconds):
                 saved = time.perf_counter()
                 meta = {
@@ -248,7 +250,7 @@ def fit_many(
                     "strategy": strategy,
                 }
                 checkpointer.save(done, {"states": states, "stops": stops}, meta)
-            if received:
+            if interrupted:
                 logger.warning(
                     "stopped after epoch %d, which is saved; the same call resumes from there", done
                 )
