@@ -40,6 +40,27 @@ _LAB = {
     "min_propensity": 0.05,
 }
 
+_MULTITASK = {
+    "lr": 0.01,
+    "weight_decay": 1e-4,
+    "imputation_lr": 0.01,
+    "imputation_weight_decay": 1e-4,
+    "propensity_lr": 0.01,
+    "min_propensity": 0.05,
+    "ctr_weight": 1.0,
+    "ctcvr_weight": 1.0,
+}
+
+_CALIBRATED = {
+    "lr": 0.0216,
+    "weight_decay": 0.0049,
+    "imputation_lr": 0.0908,
+    "imputation_weight_decay": 0.01,  # published: 0.34, outside of the range
+    "min_propensity": 0.0903,
+    "calibration_lr": 0.0636,
+    "calibration_weight_decay": 7.3e-4,
+}
+
 FIRST = {
     # What the released programs of BADR's laboratory and of DCE set for Coat; the search begins with it.
     "mf": [{"lr": 0.01, "weight_decay": 1e-4}],
@@ -47,8 +68,11 @@ FIRST = {
     **{name: [_LAB] for name in ("dr_jl", "mrdr", "dr_bias", "dr_mse", "d_dr", "dr_mse_gpl")},
     "stable_dr": [{"lr": 0.01, "weight_decay": 5e-5, "imputation_lr": 0.01, "imputation_weight_decay": 5e-5}],
     "tdr_cl": [{**_LAB, "lr": 0.05, "weight_decay": 1e-4, "min_propensity": 0.1}],
-    "dce_dr": [{"lr": 0.0216, "weight_decay": 0.0049, "imputation_lr": 0.0908, "min_propensity": 0.0903}],
+    **{name: [_CALIBRATED] for name in ("dce_dr", "dce_tdr")},
     "cvib": [{"lr": 0.01, "weight_decay": 1e-4, "contrast_weight": 0.1, "confidence_weight": 0.05}],
+    "dib": [{"lr": 0.01, "weight_decay": 1e-3, "combined_weight": 0.15, "biased_weight": 0.05}],
+    "damf": [{"lr": 0.01, "adversary_lr": 0.01, "weight_decay": 0.00196, "discrepancy_weight": 0.0529}],
+    **{name: [_MULTITASK] for name in ("multi_ips", "multi_dr", "escm2_ips", "escm2_dr", "ddpo")},
     "badr": [{name: value for name, value in PUBLISHED.items() if not name.startswith("propensity")}],
 }
 

@@ -35,6 +35,27 @@ _LAB = {
     "min_propensity": 0.05,
 }
 
+_MULTITASK = {
+    "lr": 0.01,
+    "weight_decay": 1e-4,
+    "imputation_lr": 0.01,
+    "imputation_weight_decay": 1e-4,
+    "propensity_lr": 0.01,
+    "min_propensity": 0.05,
+    "ctr_weight": 1.0,
+    "ctcvr_weight": 1.0,
+}
+
+_CALIBRATED = {
+    "lr": 0.0176,
+    "weight_decay": 1e-4,
+    "imputation_lr": 0.0199,
+    "imputation_weight_decay": 6.75e-3,
+    "min_propensity": 0.0583,
+    "calibration_lr": 0.0104,
+    "calibration_weight_decay": 0.01,  # published: 0.0611, outside of the range
+}
+
 FIRST = {
     # What the released programs of BADR's laboratory and of DCE set for KuaiRec; the search begins with it.
     "mf": [{"lr": 0.05, "weight_decay": 1e-5}],
@@ -42,7 +63,11 @@ FIRST = {
     **{name: [_LAB] for name in ("dr_jl", "mrdr", "dr_bias", "dr_mse", "d_dr", "dr_mse_gpl")},
     "stable_dr": [{"lr": 0.05, "weight_decay": 1e-5, "imputation_lr": 0.05, "imputation_weight_decay": 1e-5}],
     "tdr_cl": [{**_LAB, "min_propensity": 0.1}],
-    "dce_dr": [{"lr": 0.0176, "weight_decay": 1e-4, "imputation_lr": 0.0199, "min_propensity": 0.0583}],
+    **{name: [_CALIBRATED] for name in ("dce_dr", "dce_tdr")},
+    "cvib": [{"lr": 0.01, "weight_decay": 1e-4, "contrast_weight": 0.1, "confidence_weight": 0.05}],
+    "dib": [{"lr": 0.05, "weight_decay": 1e-4, "combined_weight": 0.15, "biased_weight": 0.05}],
+    "damf": [{"lr": 0.01, "adversary_lr": 0.01, "weight_decay": 1e-4, "discrepancy_weight": 0.038}],
+    **{name: [_MULTITASK] for name in ("multi_ips", "multi_dr", "escm2_ips", "escm2_dr", "ddpo")},
     "badr": [{name: value for name, value in PUBLISHED.items() if not name.startswith("propensity")}],
 }
 
