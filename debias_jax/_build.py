@@ -189,26 +189,56 @@ def _call(function, options: Mapping[str, Any], where: str):
 
 def _mf(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
     if settings["features"]:
-        raise ConfigError("model.features=True: mf reads no features; take model.name='two_tower'")
+        raise ConfigError("model.features=True: mf reads no features; take model.name='two_tower' or 'mmoe'")
     return models.mf(
         n_users, n_items, dim=settings["dim"], bias=settings["bias"], init_scale=settings["init_scale"]
     )
 
 
-def _two_tower(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
-    if settings["features"] and all(table is None for table in features.values()):
+def _chosen_features(settings: Mapping[str, Any], features: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The features, if ``model.features`` asks for them."""
+    if not settings["features"]:
+        return {}
+    if all(table is None for table in features.values()):
         raise ConfigError(
             "model.features=True, and the dataset has no features of users or items; set model.features=False"
         )
+    return features
+
+
+def _two_tower(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
     return models.two_tower(
         n_users,
         n_items,
-        **(features if settings["features"] else {}),
+        **_chosen_features(settings, features),
         **{name: settings[name] for name in ("dim", "hidden", "ids", "bias", "init_scale")},
     )
 
 
-MODELS = {"mf": _mf, "two_tower": _two_tower}
+def _multitask(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
+    return models.mmoe(
+        n_users,
+        n_items,
+        dim=settings["dim"],
+        init_scale=settings["init_scale"],
+        **_chosen_features(settings, features),
+    )
+
+
+def _mmoe(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
+    """The mixture for one task, a model of pairs as any other."""
+    model = models.mmoe(
+        n_users,
+        n_items,
+        dim=settings["dim"],
+        tasks=("label",),
+        init_scale=settings["init_scale"],
+        **_chosen_features(settings, features),
+    )
+    return models.Model(model.init, lambda *arguments, **options: model.apply(*arguments, **options)[..., 0])
+
+
+MODELS = {"mf": _mf, "two_tower": _two_tower, "mmoe": _mmoe}
 """Models of pairs by ``config.model.name``."""
 
 
@@ -278,6 +308,18 @@ def build_method(
             item_features=item_features,
         )
 
+    def multitask() -> models.Model | None:
+        if "model" in parameters and options.get("towers") != "shared":
+            return None
+        # The default names no choice; two towers are one, and not of a model that has an output for each task.
+        if settings["name"] == "two_tower":
+            raise ConfigError(
+                f"{entry['method']} trains one network for all tasks; set model.name='mmoe', not 'two_tower'"
+            )
+        return _multitask(
+            n_users, n_items, settings, user_features=user_features, item_features=item_features
+        )
+
     given: dict[str, Any] = {
         "model": pairwise,
         "imputation_model": pairwise,
@@ -287,7 +329,7 @@ def build_method(
         "propensity_model": lambda: models.additive_logistic(
             n_users, n_items, dim=settings["dim"] if settings["propensity_factors"] else None
         ),
-        "multitask_model": lambda: models.mmoe(n_users, n_items, dim=settings["dim"]),
+        "multitask_model": multitask,
         "item_vectors": lambda: models.item_vectors,
         "user_vectors": lambda: models.user_vectors,
         "batch_size": lambda: config.train.batch_size,

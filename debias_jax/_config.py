@@ -43,9 +43,10 @@ def base_config() -> ConfigDict:
     config.model.dim = 50
     config.model.bias = False
     config.model.init_scale = 0.1
-    # Of the two-tower model: hidden layers, and whether the towers read ids and the features of the dataset.
+    # Of two_tower: hidden layers, and whether the towers read ids.
     config.model.hidden = (64,)
     config.model.ids = True
+    # Of two_tower and mmoe: whether they read the features of the dataset.
     config.model.features = False
     # The released parametrisation of the propensity model: factors of ``dim`` and a linear layer, not two offsets.
     config.model.propensity_factors = False

@@ -1,9 +1,11 @@
 """What a config may ask for: models by name, features, splits and what they take from the log."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from debias_jax import _build, _config, data, experiment, methods
+from debias_jax import _build, _config, data, experiment, methods, training
 from debias_jax._fit import make_judge
 from debias_jax.errors import ConfigError, DataError
 from debias_jax.metrics import PROTOCOLS
@@ -35,8 +37,29 @@ class TestModels:
             _built(method, model={"name": "two_tower", "features": True}, user_features=np.eye(3))
         with pytest.raises(ConfigError, match="the dataset has no features of users or items"):
             _built("mf", model={"name": "two_tower", "features": True})
-        with pytest.raises(ConfigError, match="mf reads no features; take model.name='two_tower'"):
+        with pytest.raises(ConfigError, match="mf reads no features; take model.name='two_tower' or 'mmoe'"):
             _built("mf", model={"features": True}, user_features=np.eye(3))
+
+    def test_mmoe_is_a_model_of_pairs_and_of_tasks(self):
+        log = training.train_data(data.synthetic.generate(seed=0, n_users=3, n_items=5, mean_exposure=0.5))
+        users, items = jnp.arange(3)[:, None], jnp.arange(5)[None, :]
+        features = {"user_features": np.eye(3), "item_features": np.ones((5, 2))}
+        for method, options in (("mf", {}), ("badr_mmoe", {}), ("escm2_ips", {"towers": "shared"})):
+            config = _config_of(method, model={"name": "mmoe", "features": True}, **options)
+            built = _build.build_method(config, config.variants.it, n_users=3, n_items=5, **features)
+            state = built.init(jax.random.key(0), log, {})
+            # Embeddings of both sides, of length 4, and the features.
+            assert state.params["prediction"]["gate"].shape[1] == 2 * 4 + 3 + 2
+            assert built.predict(state, users, items).shape == (3, 5)
+
+    def test_a_network_for_all_tasks_is_not_two_towers(self):
+        for method, options in (("badr_mmoe", {}), ("ddpo", {"towers": "shared"})):
+            config = _config_of(method, model={"name": "two_tower"}, **options)
+            with pytest.raises(ConfigError, match="trains one network for all tasks; set model.name='mmoe'"):
+                _build.build_method(config, config.variants.it, n_users=3, n_items=5)
+        # Separate towers are models of pairs, which two towers are.
+        config = _config_of("ddpo", model={"name": "two_tower"})
+        _build.build_method(config, config.variants.it, n_users=3, n_items=5)
 
     def test_a_method_that_shares_vectors_needs_mf(self):
         with pytest.raises(ConfigError, match="biif shares the vectors of mf; set model.name='mf'"):

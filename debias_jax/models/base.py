@@ -11,11 +11,15 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, traverse_util
 
 from debias_jax._checks import check_integer
 from debias_jax.errors import ConfigError
 from debias_jax.types import Array, Key, Params
+
+MAX_FEATURE_BYTES = 16 * 2**20
+"""The largest feature table, which is compiled into every program that scores."""
 
 
 class InitFn(Protocol):
@@ -169,6 +173,32 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def check_features(name: str, features: np.ndarray | None, n_rows: int) -> np.ndarray | None:
+    """Features as float32 ``[n_rows, d]``, or None.
+
+    Args:
+        name: the argument, for the message.
+        features: to check.
+        n_rows: users or items.
+
+    Raises:
+        ConfigError: they are of another shape, not finite, or larger than ``MAX_FEATURE_BYTES``.
+    """
+    if features is None:
+        return None
+    features = np.asarray(features, np.float32)
+    if features.ndim != 2 or features.shape[0] != n_rows or not features.shape[1]:
+        raise ConfigError(f"{name} must be of shape ({n_rows}, d) with d >= 1, got {features.shape}")
+    if not np.isfinite(features).all():
+        raise ConfigError(f"{name} must be finite; replace what is missing, and add a column that says so")
+    if features.nbytes > MAX_FEATURE_BYTES:
+        raise ConfigError(
+            f"{name} take {features.nbytes / 2**20:.0f} MiB and are compiled into the programs; at most "
+            f"{MAX_FEATURE_BYTES // 2**20} MiB are taken, reduce their columns"
+        )
+    return features
 
 
 def param(key: Key, shape: tuple[int, ...], init_scale: float) -> nnx.Param:

@@ -5,10 +5,20 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from debias_jax.errors import ConfigError
-from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, lookup, param
+from debias_jax.models.base import (
+    Model,
+    check_features,
+    check_pairs,
+    check_sizes,
+    from_nnx,
+    lookup,
+    param,
+)
+from debias_jax.types import Array, Key, Params
 
 
 def mmoe(
@@ -21,13 +31,16 @@ def mmoe(
     expert_hidden: Sequence[int] = (64, 32),
     tower_hidden: Sequence[int] = (32,),
     init_scale: float = 0.1,
+    user_features: np.ndarray | None = None,
+    item_features: np.ndarray | None = None,
 ) -> Model:
     r"""Multi-gate mixture of experts: tasks share embeddings and experts, each has a gate and a tower of its own.
 
     .. math::
-        x_{ui} = [\omega_u; \omega_i], \qquad
+        x_{ui} = [\omega_u; x_u; \omega_i; x_i], \qquad
         s^t_{ui} = h^t\Big(\sum_e \operatorname{softmax}(W^t x_{ui})_e\, f_e(x_{ui})\Big)
 
+    with embeddings :math:`\omega` and given features :math:`x`, if any.
     Experts :math:`f_e` have ReLU after each layer, towers :math:`h^t` after each but the last, which gives one number.
     ``apply(params, users, items) -> [..., n_tasks]`` gives logits in the order of ``tasks`` and broadcasts like ``mf``;
     an id out of range scores NaN in every task. Unlike an inner product the network runs for each pair, with
@@ -42,13 +55,17 @@ def mmoe(
         expert_hidden: widths of the layers of each expert.
         tower_hidden: widths of the hidden layers of each tower.
         init_scale: standard deviation of the embeddings' normal initialisation; layers start with variance 1 / fan-in.
+        user_features: ``[n_users, d]``, or None.
+        item_features: ``[n_items, d]``, or None.
 
     Returns:
-        The model; parameters ``user [n_users, dim]``, ``item [n_items, dim]``, ``gate [n_tasks, 2 dim, n_experts]``,
-        ``experts`` and ``towers``, in whose layers all experts (tasks) are stacked on the first axis.
+        The model; parameters ``user [n_users, dim]``, ``item [n_items, dim]``, ``gate [n_tasks, k, n_experts]`` with k
+        numbers in :math:`x_{ui}`, ``experts`` and ``towers``, in whose layers all experts (tasks) are stacked on the
+        first axis.
 
     Raises:
-        ConfigError: a size is not a positive integer, there are no expert layers, or the tasks are not distinct names.
+        ConfigError: a size is not a positive integer, there are no expert layers, the tasks are not distinct names, or
+            features do not fit or are larger than 16 MiB.
         ValueError: (``apply``) users do not broadcast against items.
         TypeError: (``apply``) ids are not integers.
 
@@ -71,11 +88,15 @@ def mmoe(
         raise ConfigError("expert_hidden is empty; an expert needs at least one layer")
     if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
         raise ConfigError(f"tasks must be distinct names, at least one, got {tasks!r}")
-    return from_nnx(
+    user_features = check_features("user_features", user_features, n_users)
+    item_features = check_features("item_features", item_features, n_items)
+    n_inputs = 2 * dim + sum(each.shape[1] for each in (user_features, item_features) if each is not None)
+    network = from_nnx(
         lambda rngs: _MultiGateMixture(
             n_users,
             n_items,
             dim,
+            n_inputs,
             len(tasks),
             n_experts,
             tuple(expert_hidden),
@@ -84,6 +105,11 @@ def mmoe(
             rngs=rngs,
         )
     )
+
+    def apply(params: Params, users: Array, items: Array, *, key: Key | None = None) -> Array:
+        return network.apply(params, users, items, user_features, item_features, key=key)
+
+    return Model(network.init, apply)
 
 
 class _StackedLinear(nnx.Module):
@@ -105,19 +131,35 @@ def _stack(n, widths, *, rngs):
 
 class _MultiGateMixture(nnx.Module):
     def __init__(
-        self, n_users, n_items, dim, n_tasks, n_experts, expert_hidden, tower_hidden, init_scale, *, rngs
+        self,
+        n_users,
+        n_items,
+        dim,
+        n_inputs,
+        n_tasks,
+        n_experts,
+        expert_hidden,
+        tower_hidden,
+        init_scale,
+        *,
+        rngs,
     ):
         self.user = param(rngs(), (n_users, dim), init_scale)
         self.item = param(rngs(), (n_items, dim), init_scale)
-        self.gate = param(rngs(), (n_tasks, 2 * dim, n_experts), (2 * dim) ** -0.5)
-        self.experts = _stack(n_experts, (2 * dim, *expert_hidden), rngs=rngs)
+        self.gate = param(rngs(), (n_tasks, n_inputs, n_experts), n_inputs**-0.5)
+        self.experts = _stack(n_experts, (n_inputs, *expert_hidden), rngs=rngs)
         self.towers = _stack(n_tasks, (expert_hidden[-1], *tower_hidden, 1), rngs=rngs)
         self.n_experts = n_experts
 
-    def __call__(self, users, items):
+    def __call__(self, users, items, user_features, item_features):
         check_pairs(users, items)
         shape = jnp.broadcast_shapes(users.shape, items.shape)
-        vectors = (lookup(self.user[...], users), lookup(self.item[...], items))
+        sides = ((self.user, user_features, users), (self.item, item_features, items))
+        vectors = []
+        for embedding, features, ids in sides:
+            vectors.append(lookup(embedding[...], ids))
+            if features is not None:
+                vectors.append(lookup(jnp.asarray(features), ids))
         x = jnp.concatenate([jnp.broadcast_to(each, (*shape, each.shape[-1])) for each in vectors], axis=-1)
         gates = jax.nn.softmax(jnp.einsum("...a,tae->...te", x, self.gate[...]), axis=-1)
         y = jnp.broadcast_to(x[..., None, :], (*shape, self.n_experts, x.shape[-1]))

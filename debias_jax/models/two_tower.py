@@ -9,11 +9,17 @@ import numpy as np
 from flax import nnx
 
 from debias_jax.errors import ConfigError
-from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, inner_products, lookup, param
+from debias_jax.models.base import (
+    Model,
+    check_features,
+    check_pairs,
+    check_sizes,
+    from_nnx,
+    inner_products,
+    lookup,
+    param,
+)
 from debias_jax.types import Array, Key, Params
-
-MAX_FEATURE_BYTES = 16 * 2**20
-"""The largest feature table, which is compiled into every program that scores."""
 
 
 def two_tower(
@@ -55,8 +61,8 @@ def two_tower(
         ``mf``.
 
     Raises:
-        ConfigError: a size is not a positive integer, features do not fit or are larger than ``MAX_FEATURE_BYTES``, or
-            a tower has no input.
+        ConfigError: a size is not a positive integer, features do not fit or are larger than 16 MiB, or a tower has
+            no input.
         ValueError: (``apply``) users do not broadcast against items.
         TypeError: (``apply``) ids are not integers.
 
@@ -74,8 +80,8 @@ def two_tower(
     check_sizes(n_users=n_users, n_items=n_items, dim=dim)
     for position, width in enumerate(hidden):
         check_sizes(**{f"hidden[{position}]": width})
-    user_features = _checked("user_features", user_features, n_users)
-    item_features = _checked("item_features", item_features, n_items)
+    user_features = check_features("user_features", user_features, n_users)
+    item_features = check_features("item_features", item_features, n_items)
     sides = {"user": (n_users, user_features), "item": (n_items, item_features)}
     for side, (_, features) in sides.items():
         if features is None and not ids:
@@ -87,22 +93,6 @@ def two_tower(
         return towers.apply(params, users, items, user_features, item_features, key=key)
 
     return Model(towers.init, apply)
-
-
-def _checked(name: str, features: np.ndarray | None, n_rows: int) -> np.ndarray | None:
-    if features is None:
-        return None
-    features = np.asarray(features, np.float32)
-    if features.ndim != 2 or features.shape[0] != n_rows or not features.shape[1]:
-        raise ConfigError(f"{name} must be of shape ({n_rows}, d) with d >= 1, got {features.shape}")
-    if not np.isfinite(features).all():
-        raise ConfigError(f"{name} must be finite; replace what is missing, and add a column that says so")
-    if features.nbytes > MAX_FEATURE_BYTES:
-        raise ConfigError(
-            f"{name} take {features.nbytes / 2**20:.0f} MiB and are compiled into the programs; at most "
-            f"{MAX_FEATURE_BYTES // 2**20} MiB are taken, reduce their columns"
-        )
-    return features
 
 
 class _Tower(nnx.Module):
