@@ -5,8 +5,8 @@ import inspect
 import os
 import pathlib
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,27 +111,14 @@ def subsample(dataset: Dataset, *, fraction: float, seed: int = 2024) -> Dataset
     return dataset.replace(train=train, notes=(*dataset.notes, note))
 
 
-class Split(NamedTuple):
-    """A split: ``function(dataset, **options) -> dataset``, and the parts that it takes out of the training log."""
-
-    function: Callable[..., Dataset]
-    parts: tuple[str, ...]
-
-
 SPLITS = {
-    "biif": Split(data.splits.biif, ("validation",)),
-    "random": Split(data.splits.random_split, ("validation", "test")),
-    "random_test_then_biif": Split(random_test_then_biif, ("validation", "test")),
-    "random_where_missing": Split(random_where_missing, ("validation", "test")),
-    "subsample": Split(subsample, ()),
+    "biif": data.splits.biif,
+    "random": data.splits.random_split,
+    "random_test_then_biif": random_test_then_biif,
+    "random_where_missing": random_where_missing,
+    "subsample": subsample,
 }
-"""Splits by ``config.data.split.name``."""
-
-
-def parts_of_log(config: ConfigDict) -> tuple[str, ...]:
-    """The parts that the split of the config took out of the training log; others came with the dataset."""
-    name = config.data.split.get("name")
-    return SPLITS[name].parts if name else ()
+"""Splits by ``config.data.split.name``: ``(dataset, **options) -> dataset``."""
 
 
 def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
@@ -170,7 +157,7 @@ def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
     split = dict(settings.split)
     if split:
         chosen = choose("split", split.pop("name", ""), SPLITS)
-        dataset = _call(functools.partial(chosen.function, dataset), split, "data.split")
+        dataset = _call(functools.partial(chosen, dataset), split, "data.split")
     return dataset, data.summarise(dataset, **dropped)
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import data, metrics, training
-from debias_jax._build import build_for, check_labels, model_settings, parts_of_log
+from debias_jax import metrics, training
+from debias_jax._build import build_for, check_labels, model_settings
 from debias_jax._config import choose
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError, nearest
@@ -40,11 +40,8 @@ def make_judge(
         measured = config.protocol["metrics" if part == "test" else "validation_metrics"]
         protocol = protocol.with_metrics(*measured) if measured else protocol
     popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
-    log = dataset.train
-    if part == "test" and dataset.validation is not None and "validation" in parts_of_log(config):
-        # Eligibility and masking are properties of the whole log, not of how it was split for tuning. A validation
-        # part that came with the dataset is no part of the log.
-        log = data.concatenate(log, dataset.validation)
+    # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
+    log = dataset.log("validation") if part == "test" else dataset.train
     return Judge(protocol, evaluation.build_eval_set(protocol, held_out, log, popularity=popularity))
 
 

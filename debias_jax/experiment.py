@@ -28,7 +28,6 @@ from debias_jax._build import (
     build_method,
     load_dataset,
     model_settings,
-    parts_of_log,
     variant_hparams,
 )
 from debias_jax._config import base_config, select_variants, variant
@@ -232,10 +231,7 @@ def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, fo
         values = np.asarray(fitted.history[-1][config.protocol.monitor], np.float64)
     best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
     # What a user has seen is the whole log, also the rows that a split of ours held out of training.
-    clicks = dataset.train.positives
-    for part in parts_of_log(config):
-        if getattr(dataset, part) is not None:
-            clicks = data.concatenate(clicks, getattr(dataset, part).positives)
+    clicks = dataset.log("validation", "test").positives
     features = ("user_features", "item_features") if model_settings(config, entry)["features"] else ()
     pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
     serving.save_bundle(

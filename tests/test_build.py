@@ -117,19 +117,27 @@ class TestSplits:
         ],
     )
     def test_which_parts_are_of_the_log(self, split, parts):
-        assert _build.parts_of_log(_config_of("mf", split=split)) == parts
+        dataset = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
+        if "test" in parts:
+            dataset = dataset.replace(test=None)
+        if split:
+            options = {name: value for name, value in split.items() if name != "name"}
+            dataset = _build.SPLITS[split["name"]](dataset, **options)
+        assert dataset.held_out == parts
+        assert len(dataset.log("test", "validation")) == sum(
+            len(getattr(dataset, part)) for part in ("train", *parts)
+        )
 
     def test_validation_of_the_dataset_is_no_part_of_the_log(self):
         """A judge that masks what was logged masks the held-out log rows of a split of ours, and only those."""
 
-        def masked(dataset, split):
-            config = _config_of("mf", split=split)
-            judge = make_judge(config, dataset, "test", PROTOCOLS["xir"].with_metrics("ndcg@5"))
+        def masked(dataset):
+            judge = make_judge(_config_of("mf"), dataset, "test", PROTOCOLS["xir"].with_metrics("ndcg@5"))
             return int((judge.eval_set.seen < dataset.n_items).sum())
 
         dataset, _ = experiment.load_dataset(_config_of("mf", split={"name": "biif"}))
-        assert masked(dataset, {"name": "biif"}) == len(dataset.train) + len(dataset.validation)
-        assert masked(dataset, {"name": "subsample", "fraction": 1.0}) == len(dataset.train)
+        assert masked(dataset) == len(dataset.train) + len(dataset.validation)
+        assert masked(dataset.replace(held_out=())) == len(dataset.train)
 
 
 def _refuses(method, log, **options):

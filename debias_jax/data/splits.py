@@ -164,7 +164,11 @@ def biif(
         f"validation: {hyper_fraction:.0%} of the log outside the probably exposed pairs, split seed {seed}"
     )
     return dataset.replace(
-        train=train, validation=validation, probably_exposed=exposed, notes=(*dataset.notes, note)
+        train=train,
+        validation=validation,
+        probably_exposed=exposed,
+        notes=(*dataset.notes, note),
+        held_out=(*dataset.held_out, "validation"),
     )
 
 
@@ -228,7 +232,8 @@ def random_split(
         changes["test"] = log.take(in_test)
     how = "of each user's rows" if per_user else "of the rows"
     note = f"random split: validation {validation:g}, test {test:g} {how}, split seed {seed}"
-    return dataset.replace(**changes, notes=(*dataset.notes, note))
+    held_out = tuple(part for part in ("validation", "test") if part in changes)
+    return dataset.replace(**changes, notes=(*dataset.notes, note), held_out=(*dataset.held_out, *held_out))
 
 
 def subsample(train: Interactions, *, fraction: float, seed: int) -> Interactions:

@@ -131,6 +131,8 @@ class Dataset:
         item_features: float32 ``[n_items, d]`` or None.
         truth: for simulated data, else None.
         notes: what a reader or a split wants said in the report, one line each.
+        held_out: the parts, of ``"validation"`` and ``"test"``, that a split took out of the log. They are as biased
+            as it is, and what is in them was seen; other parts came with the dataset.
     """
 
     name: str
@@ -144,6 +146,7 @@ class Dataset:
     item_features: np.ndarray | None = None
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         for part in ("train", "validation", "test", "probably_exposed"):
@@ -163,6 +166,14 @@ class Dataset:
     def n_items(self) -> int:
         """Size of the item vocabulary."""
         return len(self.items)
+
+    def log(self, *parts: str) -> Interactions:
+        """The training rows, and those of ``parts`` that were held out of the log."""
+        rows = self.train
+        for part in parts:
+            if part in self.held_out and getattr(self, part) is not None:
+                rows = concatenate(rows, getattr(self, part))
+        return rows
 
     def replace(self, **changes) -> "Dataset":
         """A copy with some fields changed."""
