@@ -35,16 +35,14 @@ _LAB = {
     "min_propensity": 0.05,
 }
 
-_MULTITASK = {
+_TOWERS = {
     "lr": 0.01,
     "weight_decay": 1e-4,
-    "imputation_lr": 0.01,
-    "imputation_weight_decay": 1e-4,
     "propensity_lr": 0.01,
     "min_propensity": 0.05,
     "ctr_weight": 1.0,
-    "ctcvr_weight": 1.0,
 }
+_IMPUTATION = {"imputation_lr": 0.01, "imputation_weight_decay": 1e-4}
 
 _CALIBRATED = {
     "lr": 0.0176,
@@ -67,7 +65,10 @@ FIRST = {
     "cvib": [{"lr": 0.01, "weight_decay": 1e-4, "contrast_weight": 0.1, "confidence_weight": 0.05}],
     "dib": [{"lr": 0.05, "weight_decay": 1e-4, "combined_weight": 0.15, "biased_weight": 0.05}],
     "damf": [{"lr": 0.01, "adversary_lr": 0.01, "weight_decay": 1e-4, "discrepancy_weight": 0.038}],
-    **{name: [_MULTITASK] for name in ("multi_ips", "multi_dr", "escm2_ips", "escm2_dr", "ddpo")},
+    "multi_ips": [_TOWERS],
+    "multi_dr": [{**_TOWERS, **_IMPUTATION}],
+    "escm2_ips": [{**_TOWERS, "ctcvr_weight": 1.0}],
+    **{name: [{**_TOWERS, **_IMPUTATION, "ctcvr_weight": 1.0}] for name in ("escm2_dr", "ddpo")},
     "badr": [{name: value for name, value in PUBLISHED.items() if not name.startswith("propensity")}],
 }
 

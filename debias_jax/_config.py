@@ -86,7 +86,8 @@ def base_config() -> ConfigDict:
     config.tune.space = ConfigDict({"default": dict.fromkeys(_RATES, ("log", 3e-4, 1e-1))})
     config.tune.space.default.update(dict.fromkeys(_DECAYS, ("log", 1e-7, 1e-1)))
     config.tune.space.default.pseudo_count = ("log", 0.1, 100.0)
-    # Settings to begin with (published ones, say), by variant or method: a list of dicts.
+    # Settings to begin with (published ones, say), by variant or method: a list of dicts. Those of "default" come next,
+    # for every method with what it has of them.
     config.tune.first = ConfigDict()
     config.tensorboard = False
     return config.lock()

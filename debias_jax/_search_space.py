@@ -74,20 +74,20 @@ def _spec(where: str, spec: Any) -> list:
 
 
 def first_settings(config: ConfigDict, name: str, space: dict[str, list]) -> list[dict[str, float]]:
-    """The settings that a variant's search begins with: its own, or what is searched for it of its method's.
+    """The settings that a variant's search begins with: its own, or what is searched for it of its method's, then
+    what is searched for it of ``tune.first.default``.
 
     Raises:
         ConfigError: one sets what is not searched, or lies outside its range.
     """
     fixed = fixed_names(config.variants[name])
     where, settings = _own(config, "first", name, ())
+    strict = name in config.tune.first
+    given = [(where, setting, strict) for setting in settings]
+    given += [("tune.first.default", setting, False) for setting in config.tune.first.get("default", ())]
     checked = []
-    for setting in settings:
-        free = {
-            key: value
-            for key, value in setting.items()
-            if key not in fixed and (name in config.tune.first or key in space)
-        }
+    for where, setting, strict in given:
+        free = {key: value for key, value in setting.items() if key not in fixed and (strict or key in space)}
         for key, value in free.items():
             if key not in space:
                 raise ConfigError(f"{where} sets {key!r}, which is not searched; {nearest(key, space)}")
@@ -95,7 +95,9 @@ def first_settings(config: ConfigDict, name: str, space: dict[str, list]) -> lis
             inside = value in values[0] if kind == "choice" else values[0] <= value <= values[1]
             if not inside:
                 raise ConfigError(f"{where} sets {key} to {value}, outside its range {space[key]}")
-        checked.append({key: float(value) for key, value in free.items()})
+        setting = {key: float(value) for key, value in free.items()}
+        if setting and setting not in checked:
+            checked.append(setting)
     return checked
 
 

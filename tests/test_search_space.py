@@ -60,6 +60,19 @@ class TestSpace:
         with pytest.raises(ConfigError, match="tune.first.mf sets 'bias', which is not searched"):
             first_settings(config, "mf", own)
 
+    def test_settings_for_all_methods_come_after_their_own(self):
+        range_ = ("log", 1e-4, 1e-1)
+        first = {"mf": [{"lr": 0.01}], "default": [{"lr": 0.02, "outer_lr": 0.03}, {"outer_lr": 0.04}]}
+        config = make_config(
+            {"mf": "mf", "biif": "biif"},
+            space={"default": dict.fromkeys(("lr", "outer_lr"), range_)},
+            first=first,
+        )
+        space = search_space(config, "mf", {"lr": 0.0})
+        assert first_settings(config, "mf", space) == [{"lr": 0.01}, {"lr": 0.02}]
+        space = search_space(config, "biif", {"lr": 0.0, "outer_lr": 0.0})
+        assert first_settings(config, "biif", space) == first["default"]
+
     def test_a_variant_that_fixes_all_is_refused(self):
         config = make_config({"it": frozen()})
         with pytest.raises(ConfigError, match="the hyperparameters outer_lr, of which it fixes outer_lr"):

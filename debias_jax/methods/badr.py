@@ -98,6 +98,7 @@ def badr(
         prediction_loss=lambda errors, context: errors.risk(risks.badr, variant=risk_variant),
         imputation_loss=imputation_loss,
         hparams={"bias_weight": 0.5} if imputation == "dr_mse" else None,
+        balance="kept",
         **settings,
     )
 

@@ -25,13 +25,15 @@ from debias_jax.types import Array, Params
 IMPUTATION_HPARAMS = {"imputation_lr": 1e-2, "imputation_weight_decay": 1e-4}
 
 OBSERVED_HPARAMS = {"observed_weight": 1.0}
-"""``observed_weight`` multiplies the weight of the observed rows against the population: 1 for the weighting of the
-frame; with ``weighting="population"`` the value N / (n G) gives that of a released program with ratio G."""
+"""``observed_weight`` multiplies the weight of the observed rows against the population in the prediction's step: 1 for
+the weighting of the frame; with ``weighting="population"`` the value N / (n G) gives that of a released program with
+ratio G. The loss is divided by it, so that the observed rows count as before and weight decay keeps its meaning."""
 
 DR_HPARAMS = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **PROPENSITY_HPARAMS, **OBSERVED_HPARAMS}
 
 IMPUTED_ERRORS = ("published", "released")
 ORDERS = ("imputation_first", "prediction_first")
+BALANCES = ("divided", "kept", "none")
 
 
 class Errors(NamedTuple):
@@ -88,6 +90,9 @@ class DoublyRobust(NamedTuple):
         propensity: source of propensities; None for a method without any, for which all are 1.
         imputed_errors: see ``DoublyRobustSettings``.
         population_propensity: whether the errors tell the propensities of the population sample.
+        balance: what becomes of a prediction loss when ``observed_weight`` has multiplied the weights: ``"divided"`` by
+            it, as a loss linear in the weights must be to keep its scale; ``"kept"``, for one that divides by their sum
+            itself; ``"none"`` for a method without that hyperparameter, of which no part would change.
     """
 
     model: Model
@@ -95,6 +100,7 @@ class DoublyRobust(NamedTuple):
     propensity: Propensity | None
     imputed_errors: str = "published"
     population_propensity: bool = False
+    balance: str = "divided"
 
     def prediction_errors(self, params: dict[str, Params], context: Context, batch: CvrBatch) -> Errors:
         """Errors whose gradient is the prediction's: the pseudo-labels are constants."""
@@ -139,7 +145,7 @@ class DoublyRobust(NamedTuple):
             imputed=imputed(logits, rows.users, rows.items),
             observed=batch.observed,
             propensity=propensity,
-            weights=rows.weights * context.hparams["observed_weight"],
+            weights=rows.weights,
             population=population,
             where=rows.where,
             population_propensity=population_propensity,
@@ -153,7 +159,12 @@ class DoublyRobust(NamedTuple):
             observed_loss = risks.ips(
                 errors.errors, observed=errors.observed, propensity=errors.propensity, where=errors.where
             )
-            return *as_term(loss(errors, context)), {"observed_loss": observed_loss}
+            if self.balance == "none":
+                return *as_term(loss(errors, context)), {"observed_loss": observed_loss}
+            factor = context.hparams["observed_weight"]
+            value = loss(errors._replace(weights=errors.weights * factor), context)
+            value = value / factor if self.balance == "divided" else value
+            return *as_term(value), {"observed_loss": observed_loss}
 
         return term
 
@@ -256,6 +267,7 @@ def doubly_robust(
     imputation_loss: Callable[[Errors, Context], Array],
     hparams: dict[str, float] | None = None,
     population_propensity: bool = False,
+    balance: str = "divided",
     batch_size: int = 1024,
     frame: str = "pairs",
     ratio: int = 4,
@@ -276,6 +288,7 @@ def doubly_robust(
         imputation_loss: ``(errors, context) -> scalar``, of ``risks.imputation``.
         hparams: hyperparameters besides ``DR_HPARAMS``.
         population_propensity: whether ``prediction_loss`` reads ``Errors.population_propensity``.
+        balance: see ``DoublyRobust``.
         batch_size: see ``DoublyRobustSettings``, as for all below.
         frame: ditto.
         ratio: ditto.
@@ -294,11 +307,16 @@ def doubly_robust(
     """
     check_choice(IMPUTED_ERRORS, imputed_errors=imputed_errors)
     check_choice(ORDERS, order=order)
+    check_choice(BALANCES, balance=balance)
+    defaults = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS}
     if propensity_model is None:
-        source, defaults = None, {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **OBSERVED_HPARAMS}
+        source = None
     else:
-        source, defaults = Propensity(propensity, propensity_model, propensity_batch_size), DR_HPARAMS
-    terms = DoublyRobust(model, imputation_model, source, imputed_errors, population_propensity)
+        source = Propensity(propensity, propensity_model, propensity_batch_size)
+        defaults |= PROPENSITY_HPARAMS
+    if balance != "none":
+        defaults |= OBSERVED_HPARAMS
+    terms = DoublyRobust(model, imputation_model, source, imputed_errors, population_propensity, balance)
     groups = {"prediction": prediction_group(model), "imputation": imputation_group(imputation_model)}
     if order == "imputation_first":
         groups = dict(reversed(groups.items()))

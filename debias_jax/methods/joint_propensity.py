@@ -15,23 +15,24 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax._checks import check_choice
-from debias_jax.methods._propensity import Propensity
+from debias_jax.methods._propensity import PROPENSITY_HPARAMS, Propensity
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, TrainData, TrainState
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
-    DR_HPARAMS,
+    IMPUTATION_HPARAMS,
     IMPUTED_ERRORS,
+    OBSERVED_HPARAMS,
     DoublyRobust,
     Errors,
     cross_entropy,
     imputation_group,
 )
-from debias_jax.methods.recipes import Context, Group, LossTerm, adam, alternating, as_term
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, alternating, as_term
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 
-JOINT_HPARAMS = {**DR_HPARAMS, "joint_propensity_lr": 1e-3}
+JOINT_HPARAMS = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **PROPENSITY_HPARAMS, "joint_propensity_lr": 1e-3}
 """``propensity_lr`` is the step size of the fit before training, ``joint_propensity_lr`` that of the steps beside the
 other models; ``propensity_weight_decay`` is of both."""
 
@@ -70,6 +71,7 @@ def joint_propensity(
     propensity_penalty: Penalty,
     order: tuple[str, str, str],
     hparams: dict[str, float],
+    balance: str = "divided",
     batch_size: int = 1024,
     frame: str = "pairs",
     ratio: int = 4,
@@ -88,6 +90,7 @@ def joint_propensity(
         propensity_penalty: see ``Penalty``.
         order: the groups ``"prediction"``, ``"imputation"`` and ``"propensity"`` in the order of their steps.
         hparams: hyperparameters besides ``JOINT_HPARAMS``.
+        balance: see ``methods.doubly_robust.DoublyRobust``.
         batch_size: see ``JointPropensitySettings``, as for all below.
         frame: ditto.
         ratio: ditto.
@@ -103,7 +106,10 @@ def joint_propensity(
     """
     check_choice(IMPUTED_ERRORS, imputed_errors=imputed_errors)
     source = Propensity("estimated", propensity_model, propensity_batch_size)
-    terms = DoublyRobust(model, imputation_model, source, imputed_errors, population_propensity=True)
+    terms = DoublyRobust(
+        model, imputation_model, source, imputed_errors, population_propensity=True, balance=balance
+    )
+    balance_hparams = {} if balance == "none" else OBSERVED_HPARAMS
 
     def with_newest_propensity(term: LossTerm) -> LossTerm:
         def newest(params, context: Context, batch: CvrBatch):
@@ -143,6 +149,6 @@ def joint_propensity(
             frame, batch_size=batch_size, ratio=ratio, weighting=weighting, with_observed=True
         ),
         predict=predict_logits(model),
-        hparams={**JOINT_HPARAMS, **hparams},
+        hparams={**JOINT_HPARAMS, **balance_hparams, **hparams},
         exposure=exposure,
     )

@@ -45,7 +45,7 @@ def sndr(
         **settings: see ``methods.doubly_robust.DoublyRobustSettings``.
 
     Returns:
-        The method; hyperparameters as ``dr_jl``.
+        The method; hyperparameters as ``dr_jl`` without ``observed_weight``, of which it does not depend.
 
     Raises:
         ValueError: an option is unknown.
@@ -72,5 +72,6 @@ def sndr(
         propensity_model,
         prediction_loss=lambda errors, context: errors.risk(risks.sndr),
         imputation_loss=lambda errors, context: IMPUTATIONS[imputation](errors),
+        balance="none",
         **settings,
     )

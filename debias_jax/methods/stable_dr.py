@@ -40,8 +40,8 @@ def stable_dr(
         **settings: see ``methods.joint_propensity.JointPropensitySettings``.
 
     Returns:
-        The method; hyperparameters as ``dr_jl``, ``joint_propensity_lr`` and ``stabilization`` (:math:`\eta`; 0 trains
-        the propensities by cross-entropy alone).
+        The method; hyperparameters as ``dr_jl`` without ``observed_weight``, ``joint_propensity_lr`` and
+        ``stabilization`` (:math:`\eta`; 0 trains the propensities by cross-entropy alone).
 
     Raises:
         ValueError: an option is unknown.
@@ -79,5 +79,7 @@ def stable_dr(
         propensity_penalty=penalty,
         order=("imputation", "propensity", "prediction"),
         hparams={"stabilization": 10.0},
+        # The population is in the constraint only.
+        balance="none",
         **settings,
     )

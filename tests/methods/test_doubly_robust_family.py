@@ -3,6 +3,7 @@
 import functools
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -398,3 +399,21 @@ def test_tdr_cl_needs_propensities_of_all_pairs():
     batch = jax.tree.map(lambda x: x[0], method.batches(_data(), jax.random.key(1)))
     with pytest.raises(ConfigError, match="propensity='logged'.*estimated"):
         method.step(state, _data(), batch, jax.random.key(2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_observed_weight_moves_the_population_against_rows_that_keep_their_scale(name):
+    build, _, _ = CASES[name]
+    has_it = "observed_weight" in build("block").hparams
+    assert has_it == (name not in ("sndr", "sndr_variance")), name
+    steps = [
+        Step(build("block"), {"variance_weight": 0.3} | ({"observed_weight": weight} if has_it else {}))
+        for weight in (1.0, 2.0, 4.0)
+    ]
+    for step in steps[1:]:
+        chex.assert_trees_all_equal(step.after.params["imputation"], steps[0].after.params["imputation"])
+    losses = [float(step.logs["loss/prediction"]) for step in steps]
+    # The observed part, and the population's divided by the weight: a straight line over 1, 1/2 and 1/4.
+    spread = losses[0] - losses[2]
+    assert (abs(spread) > 1e-3) == has_it
+    np.testing.assert_allclose((losses[0] - losses[1]), spread * (1 / 2) / (3 / 4), atol=2e-5)
