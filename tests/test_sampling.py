@@ -8,6 +8,7 @@ import pytest
 
 from debias_jax import sampling
 from debias_jax.errors import DataError
+from debias_jax.sampling import pairs as _pairs
 
 KEY = jax.random.key(0)
 
@@ -206,7 +207,7 @@ def test_ranks_enumerate_exactly_the_unseen_items(rng, n_users, n_items, n):
     users, items = _random_pairs(rng, n_users, n_items, n)
     pairs = sampling.pair_set(users, items, n_users=n_users)
     every_user, every_rank = (a.ravel() for a in np.indices((n_users, n_items)))
-    drawn = jax.jit(sampling._unseen_item)(pairs, every_user, every_rank).reshape(n_users, n_items)
+    drawn = jax.jit(_pairs._unseen_item)(pairs, every_user, every_rank).reshape(n_users, n_items)
     for user in range(n_users):
         unseen = sorted(set(range(n_items)) - set(items[users == user].tolist()))
         assert drawn[user, : len(unseen)].tolist() == unseen

@@ -10,6 +10,8 @@ import pytest
 import scipy.stats
 
 from debias_jax import sampling
+from debias_jax.sampling import _bits
+from debias_jax.sampling import orders as _orders
 
 KEY = jax.random.key(0)
 LARGE = (65_537, 70_000, 100_003, 2**17)
@@ -22,7 +24,7 @@ LEAST_P = 1e-5
 def orders(n, n_keys=8):
     """Independent orders of n rows, ``[n_keys, n]``."""
     keys = jax.random.split(jax.random.key(n), n_keys)
-    draw = jax.jit(lambda keys: jax.lax.map(lambda key: sampling._random_order(key, n), keys))
+    draw = jax.jit(lambda keys: jax.lax.map(lambda key: _orders._random_order(key, n), keys))
     return np.asarray(draw(keys))
 
 
@@ -76,7 +78,7 @@ def test_neighbours_are_parted(n):
 def test_a_row_lands_anywhere_over_keys():
     """Single positions over many keys, which no test within one order can see."""
     n, n_keys = 65_537, 160
-    draw = jax.jit(lambda keys: jax.lax.map(lambda key: sampling._random_order(key, n)[picked], keys))
+    draw = jax.jit(lambda keys: jax.lax.map(lambda key: _orders._random_order(key, n)[picked], keys))
     picked = np.array([0, 1, 256, 257, 32_768, n - 2, n - 1])
     rows = np.asarray(draw(jax.random.split(jax.random.key(5), n_keys)))
     for drawn in rows.T:
@@ -88,7 +90,7 @@ def test_a_row_lands_anywhere_over_keys():
 
 def test_every_order_of_four_rows_is_as_likely_on_the_cipher():
     """The cipher itself on a square of two by two; 24 orders, of which it can reach all."""
-    draw = jax.jit(jax.vmap(lambda key: sampling._feistel_order(key, 4)))
+    draw = jax.jit(jax.vmap(lambda key: _orders._feistel_order(key, 4)))
     drawn = np.asarray(draw(jax.random.split(KEY, 24_000)))
     _, counts = np.unique(drawn, axis=0, return_counts=True)
     assert counts.size == 24
@@ -137,7 +139,7 @@ def test_scale_is_the_product_of_long_integers(rng, n):
     # The least word that gives a value, and the greatest that gives the one before.
     first = ((np.arange(1, n, max(1, n // 50)) << 32) + n - 1) // n
     bits = np.concatenate([bits, first, first - 1]).astype(np.uint64)
-    scaled = jax.jit(lambda bits: sampling._scale(bits, n))(jnp.asarray(bits.astype(np.uint32)))
+    scaled = jax.jit(lambda bits: _bits.scale(bits, n))(jnp.asarray(bits.astype(np.uint32)))
     np.testing.assert_array_equal(scaled, (bits * n) >> 32)
 
 

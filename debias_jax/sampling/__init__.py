@@ -1,0 +1,27 @@
+"""Everything that draws at random, but for parameter initialisation and dropout.
+
+Every function takes its key first and is a pure function of it: the same key gives the same bits, eager or
+under ``jit``. ``alias_table`` and ``pair_set`` draw nothing; they build the tables that the samplers read, on
+the host. Integer ids are int32 and are not range-checked inside ``jit``: map raw ids through a vocabulary
+first.
+"""
+
+from debias_jax.sampling._bits import hash_bits
+from debias_jax.sampling.draws import AliasTable, alias_table, popularity_items, uniform_items, uniform_pairs
+from debias_jax.sampling.orders import epoch_batches
+from debias_jax.sampling.pairs import PairSet, contains, find, pair_set, uniform_unseen_items
+
+__all__ = [
+    "AliasTable",
+    "PairSet",
+    "alias_table",
+    "contains",
+    "epoch_batches",
+    "find",
+    "hash_bits",
+    "pair_set",
+    "popularity_items",
+    "uniform_items",
+    "uniform_pairs",
+    "uniform_unseen_items",
+]
