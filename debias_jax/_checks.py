@@ -65,11 +65,11 @@ def check_choice(allowed: Iterable[str], **values: str) -> None:
             raise ValueError(f"unknown {name} {value!r}; there are {', '.join(allowed)}")
 
 
-def check_mask(where, shape: tuple[int, ...]) -> None:
-    """Raises unless ``where`` is None or a boolean array of ``shape``."""
+def check_mask(where, shape: tuple[int, ...], *, name: str = "where") -> None:
+    """Raises unless ``where`` is None or a boolean array of ``shape``; ``name`` is for the message."""
     if where is None:
         return
     if jnp.result_type(where) != jnp.bool_:
-        raise TypeError(f"where must be boolean, got {jnp.result_type(where)}")
+        raise TypeError(f"{name} must be boolean, got {jnp.result_type(where)}")
     if jnp.shape(where) != tuple(shape):
-        raise ValueError(f"where must be of shape {tuple(shape)}, got {jnp.shape(where)}")
+        raise ValueError(f"{name} must be of shape {tuple(shape)}, got {jnp.shape(where)}")

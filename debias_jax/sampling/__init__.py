@@ -8,20 +8,42 @@ first.
 
 from debias_jax.sampling._bits import hash_bits
 from debias_jax.sampling.draws import AliasTable, alias_table, popularity_items, uniform_items, uniform_pairs
+from debias_jax.sampling.frequency import (
+    StreamingFrequency,
+    init_frequency,
+    log_frequency,
+    update_frequency,
+)
+from debias_jax.sampling.in_batch import (
+    ItemCache,
+    accidental_hits,
+    in_batch_resample,
+    init_cache,
+    update_cache,
+)
 from debias_jax.sampling.orders import epoch_batches
 from debias_jax.sampling.pairs import PairSet, contains, find, pair_set, uniform_unseen_items
 
 __all__ = [
     "AliasTable",
+    "ItemCache",
     "PairSet",
+    "StreamingFrequency",
+    "accidental_hits",
     "alias_table",
     "contains",
     "epoch_batches",
     "find",
     "hash_bits",
+    "in_batch_resample",
+    "init_cache",
+    "init_frequency",
+    "log_frequency",
     "pair_set",
     "popularity_items",
     "uniform_items",
     "uniform_pairs",
     "uniform_unseen_items",
+    "update_cache",
+    "update_frequency",
 ]

@@ -1,0 +1,220 @@
+"""Softmax losses in which the items of a batch are each other's negatives.
+
+A batch of pairs holds item j in proportion to its popularity, which ``log_q`` has to undo. What each form learns, as
+the batch grows (``tests/statistical/test_in_batch_claims.py`` enumerates it for small batches):
+
+| form | negatives follow |
+|---|---|
+| ``in_batch_softmax`` | pop(j) exp(s_j) |
+| ``in_batch_softmax(log_q=log pop)`` | exp(s_j): the full softmax |
+| ``in_batch_softmax(log_q=log pop, sharpness=2)`` | exp(2 s_j) |
+| ``resampled_softmax`` (BIR) | exp(2 s_j) |
+| ``resampled_softmax(variant="corrected")`` | pop(j) exp(s_j) |
+| ``resampled_softmax(variant="mean")`` | exp(s_j): the full softmax |
+
+with the columns of the last three drawn in proportion to exp(s_j) / pop(j).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax._checks import (
+    check_broadcastable,
+    check_choice,
+    check_float,
+    check_integer,
+    check_mask,
+    check_samples,
+)
+from debias_jax._reduce import fill_masked, safe_reduce
+from debias_jax.losses.sampled import sum_of_exponentials
+from debias_jax.types import Array, ReduceFn
+
+_IN_BATCH = ("published", "released")
+_RESAMPLED = ("published", "released", "corrected", "mean")
+
+
+def in_batch_softmax(
+    scores: Array,
+    *,
+    log_q: Array | None = None,
+    targets: Array | None = None,
+    candidates: Array | None = None,
+    sharpness: float | Array = 1.0,
+    variant: str = "published",
+    weights: Array | None = None,
+    where: Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> Array:
+    r"""Cross-entropy of each row's own column among the columns of the batch.
+
+    .. math::
+        \ell_u = -\frac{1}{\beta} \log \frac{e^{\beta s_{uu} - \log q_u}}{\sum_j e^{\beta s_{uj} - \log q_j}}
+
+    With :math:`\beta = 1` and q the popularity of the items the gradient is consistent for that of the softmax over all
+    items as the batch grows, with a bias of O(1/B); without ``log_q`` popular items are pushed down as often as they
+    are drawn, and the scores learn the preference less the log popularity. :math:`\beta = 2` is the limit of BIR's
+    resampling (``resampled_softmax``), without its noise.
+
+    Args:
+        scores: ``[B, C]`` scores of each row's query against the items of the batch, C >= B.
+        log_q: ``[C]`` log sampling probability of each column's item, up to a constant; no gradient is taken. None for
+            no correction.
+        targets: int ``[B]``, the column of each row's positive; None for the diagonal.
+        candidates: boolean ``[B, C]``, False for columns to leave out, which then have probability exactly 0: see
+            ``sampling.accidental_hits``. A row's own column stays.
+        sharpness: :math:`\beta > 0`, a scalar.
+        variant: ``"published"``, or ``"released"``: the positive stands in the denominator a second time.
+        weights: factor of each row, a scalar or ``[B]``; a mean divides by the number of rows, not by the sum of the
+            weights.
+        where: boolean ``[B]``, False for padding among the rows; leave out its columns by ``candidates``.
+        reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the rows.
+
+    Returns:
+        The reduced loss, or ``[B]`` with ``reduce_fn=None``; 0 where everything is masked.
+
+    Raises:
+        TypeError: scores, ``log_q`` or weights are not floating, ``targets`` no integers, ``where`` or ``candidates``
+            not boolean.
+        ValueError: a shape does not fit ``scores``, or ``variant`` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from debias_jax import losses
+        >>> scores = jnp.array([[1.0, 0.0], [2.0, 2.0]])
+        >>> loss = losses.in_batch_softmax(scores, log_q=jnp.log(jnp.array([0.5, 0.25])), reduce_fn=None)
+        >>> print(", ".join(f"{value:.4f}" for value in loss))  # log(1 + 2 / e), log(1 + 1/2)
+        0.5514, 0.4055
+
+    References:
+        Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019, eq. 4-5
+        (SSL-Pop in Chen et al., "Learning recommenders for implicit feedback with importance resampling", 2022, whose
+        program is the released variant).
+    """
+    check_float(scores=scores, log_q=log_q, sharpness=sharpness, weights=weights)
+    check_choice(_IN_BATCH, variant=variant)
+    if jnp.ndim(scores) != 2 or jnp.shape(scores)[1] < jnp.shape(scores)[0]:
+        raise ValueError(f"scores must be of shape (B, C) with C >= B, got {jnp.shape(scores)}")
+    n_rows, n_columns = jnp.shape(scores)
+    if log_q is not None and jnp.shape(log_q) != (n_columns,):
+        raise ValueError(f"log_q must be of shape ({n_columns},), got {jnp.shape(log_q)}")
+    check_integer(targets=targets)
+    if targets is not None and jnp.shape(targets) != (n_rows,):
+        raise ValueError(f"targets must be of shape ({n_rows},), got {jnp.shape(targets)}")
+    check_broadcastable((), sharpness=sharpness)
+    check_broadcastable((n_rows,), weights=weights)
+    check_mask(candidates, jnp.shape(scores), name="candidates")
+    check_mask(where, (n_rows,))
+    logits = fill_masked(scores, where) * sharpness
+    if log_q is not None:
+        logits = logits - jax.lax.stop_gradient(log_q)
+    own = (jnp.arange(n_rows) if targets is None else targets)[:, None]
+    if candidates is not None:
+        logits = jnp.where(candidates | (jnp.arange(n_columns) == own), logits, -jnp.inf)
+    pos = jnp.take_along_axis(logits, own, axis=1)[:, 0]
+    total = jax.nn.logsumexp(logits, axis=1)
+    if variant == "released":
+        total = jnp.logaddexp(pos, total)
+    return safe_reduce((total - pos) / sharpness, weights=weights, where=where, reduce_fn=reduce_fn)
+
+
+def resampled_softmax(
+    pos: Array,
+    scores: Array,
+    indices: Array | None = None,
+    *,
+    counts: Array | None = None,
+    log_w: Array | None = None,
+    variant: str = "published",
+    weights: Array | None = None,
+    where: Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> Array:
+    r"""BIR's loss: the positive against columns of the batch that were drawn anew in proportion to w.
+
+    For m columns :math:`R_u` of row u, drawn with replacement by ``sampling.in_batch_resample`` in proportion to
+    :math:`w_{uj} \propto e^{s_{uj}} / \mathrm{pop}(j)`,
+
+    .. math::
+        \text{published:} &\; -s^+ + \log \sum_{j \in R_u} e^{s_{uj}} \\
+        \text{released:} &\; -s^+ + \log \Big( e^{s^+} + \sum_{j \in R_u} e^{s_{uj}} \Big) \\
+        \text{corrected:} &\; -s^+ + \log \sum_{j \in R_u} e^{s_{uj} - \log (m w_{uj})} \\
+        \text{mean:} &\; -s^+ + \frac{1}{m} \sum_{j \in R_u} s_{uj}
+
+    The drawn columns follow the softmax already (theorem 3.1 of the paper), and the first two weigh them by
+    :math:`e^s` once more: as batch and m grow, their gradient is that of the softmax of *twice* the scores, which
+    ``in_batch_softmax(sharpness=2)`` has without drawing. ``"corrected"`` is the estimator of theorem 3.2; it is the
+    in-batch softmax *without* popularity correction as m grows. ``"mean"`` is the one whose gradient is that of the
+    softmax; its value is no log-likelihood.
+
+    Args:
+        pos: ``[B]`` scores of the positives.
+        scores: ``[B, C]`` scores against the columns.
+        indices: int ``[B, m]``, the drawn columns.
+        counts: ``[B, C]``, how often each column was drawn, in place of ``indices``: cheaper, above all backwards.
+        log_w: ``[B, C]`` log probability of drawing each column, for ``"corrected"``; no gradient is taken.
+        variant: see above.
+        weights: factor of each row, a scalar or ``[B]``; a mean divides by the number of rows, not by the sum of the
+            weights.
+        where: boolean ``[B]``, False for padding.
+        reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the rows.
+
+    Returns:
+        The reduced loss, or ``[B]`` with ``reduce_fn=None``; 0 where everything is masked.
+
+    Raises:
+        TypeError: scores, ``log_w``, ``counts`` or weights are not floating, ``indices`` no integers, ``where`` not
+            boolean.
+        ValueError: a shape does not fit, ``variant`` is unknown or lacks ``log_w``, or not exactly one of ``indices``
+            and ``counts`` is given.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from debias_jax import losses
+        >>> pos, scores = jnp.array([1.0]), jnp.array([[1.0, 0.0, 3.0]])
+        >>> loss = losses.resampled_softmax(pos, scores, jnp.array([[1, 1, 0]]))
+        >>> print(f"{loss:.4f}")  # log(2 + e) - 1
+        0.5514
+
+    References:
+        Chen, Lian, Huang, Zheng and Chen, "Cache-augmented inbatch importance resampling for training recommender
+        retriever", NeurIPS 2022, section 3.1; ``"corrected"`` after its theorem 3.2.
+    """
+    check_float(pos=pos, scores=scores, counts=counts, log_w=log_w, weights=weights)
+    check_integer(indices=indices)
+    check_choice(_RESAMPLED, variant=variant)
+    shape = jnp.shape(pos)
+    if len(shape) != 1:
+        raise ValueError(f"pos must be of shape (B,), got {shape}")
+    check_samples(shape, scores=scores)
+    if (indices is None) == (counts is None):
+        raise ValueError("give either indices or counts")
+    for name, value in (("counts", counts), ("log_w", log_w)):
+        if value is not None and jnp.shape(value) != jnp.shape(scores):
+            raise ValueError(f"{name} must be of shape {jnp.shape(scores)}, got {jnp.shape(value)}")
+    if (log_w is None) == (variant == "corrected"):
+        raise ValueError(f"variant {variant!r} {'needs' if log_w is None else 'takes no'} log_w")
+    check_broadcastable(shape, weights=weights)
+    check_mask(where, shape)
+    if indices is not None:
+        check_samples(shape, indices=indices)
+        drawn, n_drawn = jnp.ones(jnp.shape(indices)), indices.shape[-1]
+        scores = jnp.take_along_axis(scores, indices, axis=1)
+        log_w = None if log_w is None else jnp.take_along_axis(log_w, indices, axis=1)
+    else:
+        drawn = jax.lax.stop_gradient(counts)
+        n_drawn = jnp.sum(drawn, axis=1, keepdims=True)
+    pos, scores = fill_masked(pos, where), fill_masked(scores, where)
+    if variant == "mean":
+        values = jnp.sum(jnp.where(drawn > 0, scores, 0.0) * drawn / n_drawn, axis=1) - pos
+        return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
+    logits = scores
+    if variant == "corrected":
+        log_w = jnp.where(drawn > 0, jax.lax.stop_gradient(log_w), 0.0)
+        logits = scores - log_w - jnp.log(n_drawn)
+    logits = jnp.where(drawn > 0, logits + jnp.log(jnp.maximum(drawn, 1e-30)), -jnp.inf)
+    if variant == "released":
+        total = sum_of_exponentials(pos, logits)
+    else:
+        total = jax.nn.logsumexp(logits, axis=1)
+    return safe_reduce(total - pos, weights=weights, where=where, reduce_fn=reduce_fn)

@@ -1,0 +1,181 @@
+"""Draws among the items of a batch, and the cache of items that XIR keeps between batches."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax._checks import check_choice, check_float, check_integer
+from debias_jax.sampling._bits import check_positive
+from debias_jax.types import Array, Key
+
+
+class ItemCache(NamedTuple):
+    """Items that stand by as negatives; made by ``init_cache``, changed by ``update_cache``.
+
+    Attributes:
+        items: int32 ``[C]``.
+        occurrences: float32 ``[n_items]``, how often each item has been resampled so far.
+    """
+
+    items: Array
+    occurrences: Array
+
+
+def accidental_hits(items: Array, targets: Array | None = None) -> Array:
+    """Which columns of a batch hold the same item as a row's positive, and are no negatives of it.
+
+    Args:
+        items: int ``[C]``, the item of each column.
+        targets: int ``[B]``, the column of each row's positive; None for row b in column b.
+
+    Returns:
+        bool ``[B, C]``, True at another column with the positive's item; leave them out of a softmax by
+        ``candidates=~accidental_hits(items)``.
+
+    Raises:
+        TypeError: an array is not of an integer dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from debias_jax import sampling
+        >>> sampling.accidental_hits(jnp.array([7, 5, 7])).astype(int).tolist()
+        [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    """
+    check_integer(items=items, targets=targets)
+    columns = jnp.arange(items.shape[0])
+    own = columns if targets is None else targets
+    return (items[own][:, None] == items) & (own[:, None] != columns)
+
+
+def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
+    """For each row n columns, drawn with replacement in proportion to exp(logits), all rows at once.
+
+    By inverse distribution function: a cumulative sum a row and a binary search a draw, so that the memory is that of
+    the logits and of the draws, where Gumbel noise would need their product. BIR's logits are ``scores - log pop``.
+
+    Args:
+        key: PRNG key.
+        logits: float ``[..., C]``; a column of minus infinity is never drawn.
+        n: number of draws a row.
+
+    Returns:
+        int32 ``[..., n]``; no gradient passes. Probabilities are exact to the rounding of the cumulative sum.
+
+    Raises:
+        TypeError: ``logits`` are not floating.
+        ValueError: ``n`` is not positive.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import sampling
+        >>> logits = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 3.0]])
+        >>> sampling.in_batch_resample(jax.random.key(0), logits, n=3).tolist()
+        [[0, 0, 0], [1, 1, 1]]
+
+    Source:
+        Chen et al., NeurIPS 2022, section 3.1 (importance resampling after Rubin, 1987).
+    """
+    check_float(logits=logits)
+    check_positive(n=n)
+    weights = jax.nn.softmax(jax.lax.stop_gradient(logits).astype(jnp.float32), axis=-1)
+    uniform = jax.random.uniform(key, (*logits.shape[:-1], n), jnp.float32)
+    return _inverse(jnp.cumsum(weights, axis=-1), uniform)
+
+
+def _inverse(cumulative: Array, uniform: Array) -> Array:
+    """The first column whose cumulative weight exceeds ``uniform`` times the total."""
+    total = cumulative[..., -1:]
+    # Rounding may carry a draw to the total, which no column exceeds.
+    draws = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    search = jnp.vectorize(lambda a, x: jnp.searchsorted(a, x, side="right"), signature="(c),(n)->(n)")
+    return search(cumulative, draws).astype(jnp.int32)
+
+
+def init_cache(key: Key, *, n_items: int, size: int, variant: str = "published") -> ItemCache:
+    """A cache of items drawn uniformly, with replacement.
+
+    Args:
+        key: PRNG key.
+        n_items: size of the catalogue.
+        size: items in the cache.
+        variant: ``"published"``: no item has occurred; ``"released"``: each has once.
+
+    Returns:
+        The cache.
+
+    Raises:
+        ValueError: a size is not positive, or ``variant`` is unknown.
+
+    Example:
+        >>> import jax
+        >>> from debias_jax import sampling
+        >>> cache = sampling.init_cache(jax.random.key(0), n_items=5, size=3)
+        >>> cache.items.shape, cache.occurrences.tolist()
+        ((3,), [0.0, 0.0, 0.0, 0.0, 0.0])
+
+    Source:
+        Chen et al., NeurIPS 2022, algorithm 2.
+    """
+    check_positive(n_items=n_items, size=size)
+    check_choice(("published", "released"), variant=variant)
+    items = jax.random.randint(key, (size,), 0, n_items, dtype=jnp.int32)
+    return ItemCache(items, jnp.full((n_items,), float(variant == "released"), jnp.float32))
+
+
+def update_cache(
+    key: Key,
+    cache: ItemCache,
+    items: Array,
+    counts: Array,
+    *,
+    decay: float | Array = 1.0,
+    variant: str = "published",
+) -> ItemCache:
+    """Counts what a step has resampled, and draws a new cache in proportion to the counts.
+
+    Counts are kept for ever: an item that was resampled early stays likely, and with frozen scores the cache follows
+    the items that most users score high. ``decay`` below 1 forgets.
+
+    Args:
+        key: PRNG key.
+        cache: the state.
+        items: int ``[M]`` items of a step, those of the batch and of the cache; an item may stand in several places.
+        counts: ``[M]`` how often each place was resampled in this step, summed over rows.
+        decay: factor of the old counts.
+        variant: ``"published"``: all items that ever occurred may be drawn; ``"released"``: those resampled in this
+            step, in proportion to all their counts.
+
+    Returns:
+        The new cache; the old items where nothing was counted.
+
+    Raises:
+        TypeError: ``items`` are not of an integer dtype.
+        ValueError: ``variant`` is unknown.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import sampling
+        >>> cache = sampling.init_cache(jax.random.key(0), n_items=5, size=3)
+        >>> cache = sampling.update_cache(jax.random.key(1), cache, jnp.array([4, 4]), jnp.array([1.0, 2.0]))
+        >>> cache.items.tolist(), cache.occurrences.tolist()
+        ([4, 4, 4], [0.0, 0.0, 0.0, 0.0, 3.0])
+
+    Source:
+        Chen et al., NeurIPS 2022, algorithm 2.
+    """
+    check_integer(items=items)
+    weights, occurrences = refill_weights(cache, items, counts, decay=decay, variant=variant)
+    uniform = jax.random.uniform(key, cache.items.shape, jnp.float32)
+    drawn = _inverse(jnp.cumsum(weights / jnp.maximum(jnp.sum(weights), 1.0)), uniform)
+    return ItemCache(jnp.where(jnp.any(weights > 0), drawn, cache.items), occurrences)
+
+
+def refill_weights(
+    cache: ItemCache, items: Array, counts: Array, *, decay: float | Array = 1.0, variant: str = "published"
+) -> tuple[Array, Array]:
+    """The weights by which ``update_cache`` draws, and the new occurrences, float32 ``[n_items]`` each."""
+    check_choice(("published", "released"), variant=variant)
+    step = jnp.zeros_like(cache.occurrences).at[items].add(counts.astype(jnp.float32))
+    occurrences = cache.occurrences * decay + step
+    return (occurrences if variant == "published" else jnp.where(step > 0, occurrences, 0.0)), occurrences
