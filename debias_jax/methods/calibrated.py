@@ -29,8 +29,9 @@ from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, PairBatch, Pairs, TrainData
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
-    DR_HPARAMS,
+    FITTED_HPARAMS,
     IMPUTED_ERRORS,
+    OBSERVED_HPARAMS,
     ORDERS,
     DoublyRobust,
     Errors,
@@ -145,6 +146,7 @@ def calibrated(
     prediction_loss: Callable[[Errors, Context], Array],
     imputation_loss: Callable[[Errors, Context], Array],
     population_propensity: bool = False,
+    balance: str = "divided",
     n_experts: int = 5,
     calibration_ratio: int = 10,
     propensity_calibration: str = "cross_entropy",
@@ -167,6 +169,7 @@ def calibrated(
         prediction_loss: ``(errors, context) -> scalar``, of ``risks.dr``.
         imputation_loss: ``(errors, context) -> scalar``, of ``risks.imputation``.
         population_propensity: whether ``prediction_loss`` reads ``Errors.population_propensity``.
+        balance: see ``methods.doubly_robust.DoublyRobust``.
         n_experts: experts of either model.
         calibration_ratio: uniform pairs for each held-out pair in the fit of the propensity experts.
         propensity_calibration: loss of that fit, see ``_calibration.fit_propensity_experts``.
@@ -199,7 +202,8 @@ def calibrated(
         calibration_ratio,
         propensity_calibration,
     )
-    plain = DoublyRobust(model, imputation_model, source, imputed_errors, population_propensity)
+    plain = DoublyRobust(model, imputation_model, source, imputed_errors, population_propensity, balance)
+    balance_hparams = {} if balance == "none" else OBSERVED_HPARAMS
 
     def log_pseudo_labels(params, context: Context, users: Array, items: Array) -> tuple[Array, Array]:
         own = jax.lax.stop_gradient(params["imputation"])
@@ -246,7 +250,7 @@ def calibrated(
         losses={"prediction": prediction, "imputation": imputation, "calibration": calibration},
         batches=cvr_batches(frame, batch_size=batch_size, ratio=ratio, weighting=weighting),
         predict=predict_logits(model),
-        hparams={**DR_HPARAMS, **CALIBRATION_HPARAMS},
+        hparams={**FITTED_HPARAMS, **balance_hparams, **CALIBRATION_HPARAMS},
         fit=lambda key, data, values: {"propensity": source.fit(key, data, values)},
         exposure=source.exposure,
     )

@@ -7,7 +7,7 @@ from debias_jax._checks import check_choice
 from debias_jax.methods.base import Method
 from debias_jax.methods.calibrated import UserVectors, calibrated
 from debias_jax.methods.doubly_robust import DoublyRobustSettings
-from debias_jax.methods.tdr_cl import LOSSES
+from debias_jax.methods.tdr_cl import BALANCES, LOSSES
 from debias_jax.models.base import Model
 
 
@@ -48,7 +48,7 @@ def dce_tdr(
             ``"released"``.
 
     Returns:
-        The method; hyperparameters as ``dce_dr``.
+        The method; hyperparameters as ``dce_dr``, ``"published"`` without ``observed_weight``.
 
     Raises:
         ValueError: an option is unknown.
@@ -72,6 +72,7 @@ def dce_tdr(
         prediction_loss=lambda errors, context: LOSSES[variant](errors),
         imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         population_propensity=True,
+        balance=BALANCES[variant],
         n_experts=n_experts,
         calibration_ratio=calibration_ratio,
         propensity_calibration=propensity_calibration,

@@ -29,7 +29,8 @@ OBSERVED_HPARAMS = {"observed_weight": 1.0}
 the weighting of the frame; with ``weighting="population"`` the value N / (n G) gives that of a released program with
 ratio G. The loss is divided by it, so that the observed rows count as before and weight decay keeps its meaning."""
 
-DR_HPARAMS = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **PROPENSITY_HPARAMS, **OBSERVED_HPARAMS}
+FITTED_HPARAMS = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **PROPENSITY_HPARAMS}
+"""Of a prediction and an imputation model with propensities that are fitted before."""
 
 IMPUTED_ERRORS = ("published", "released")
 ORDERS = ("imputation_first", "prediction_first")
@@ -286,7 +287,7 @@ def doubly_robust(
             method that reads no propensities.
         prediction_loss: ``(errors, context) -> scalar``, of ``risks.dr``.
         imputation_loss: ``(errors, context) -> scalar``, of ``risks.imputation``.
-        hparams: hyperparameters besides ``DR_HPARAMS``.
+        hparams: hyperparameters besides those of the two models, the propensities and the balance.
         population_propensity: whether ``prediction_loss`` reads ``Errors.population_propensity``.
         balance: see ``DoublyRobust``.
         batch_size: see ``DoublyRobustSettings``, as for all below.

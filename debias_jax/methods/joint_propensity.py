@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax._checks import check_choice
-from debias_jax.methods._propensity import PROPENSITY_HPARAMS, Propensity
+from debias_jax.methods._propensity import Propensity
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, TrainData, TrainState
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
-    IMPUTATION_HPARAMS,
+    FITTED_HPARAMS,
     IMPUTED_ERRORS,
     OBSERVED_HPARAMS,
     DoublyRobust,
@@ -28,11 +28,11 @@ from debias_jax.methods.doubly_robust import (
     cross_entropy,
     imputation_group,
 )
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, alternating, as_term
+from debias_jax.methods.recipes import Context, Group, LossTerm, adam, alternating, as_term
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 
-JOINT_HPARAMS = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **PROPENSITY_HPARAMS, "joint_propensity_lr": 1e-3}
+JOINT_HPARAMS = {**FITTED_HPARAMS, "joint_propensity_lr": 1e-3}
 """``propensity_lr`` is the step size of the fit before training, ``joint_propensity_lr`` that of the steps beside the
 other models; ``propensity_weight_decay`` is of both."""
 

@@ -32,6 +32,9 @@ def _squared(errors: Errors) -> Array:
 LOSSES = {"published": _published, "squared": _squared}
 """The prediction's losses by variant."""
 
+BALANCES = {"published": "none", "squared": "divided"}
+"""See ``DoublyRobust.balance``: epsilon is a ratio, and by it the first learns from observed rows."""
+
 
 def tdr_cl(
     model: Model,
@@ -70,7 +73,7 @@ def tdr_cl(
         **settings: see ``methods.doubly_robust.DoublyRobustSettings``.
 
     Returns:
-        The method; hyperparameters as ``dr_jl``.
+        The method; hyperparameters as ``dr_jl``, ``"published"`` without ``observed_weight``.
 
     Raises:
         ValueError: an option is unknown.
@@ -98,5 +101,6 @@ def tdr_cl(
         prediction_loss=lambda errors, context: LOSSES[variant](errors),
         imputation_loss=lambda errors, context: errors.risk(risks.dr_jl),
         population_propensity=True,
+        balance=BALANCES[variant],
         **settings,
     )
