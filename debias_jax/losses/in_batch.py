@@ -107,10 +107,10 @@ def in_batch_softmax(
     check_mask(where, (n_rows,))
     logits = fill_masked(scores, where) * sharpness
     if log_q is not None:
-        logits = logits - jax.lax.stop_gradient(log_q)
+        logits = logits - jax.lax.stop_gradient(log_q)[None, :]
     own = (jnp.arange(n_rows) if targets is None else targets)[:, None]
     if candidates is not None:
-        logits = jnp.where(candidates | (jnp.arange(n_columns) == own), logits, -jnp.inf)
+        logits = jnp.where(candidates | (jnp.arange(n_columns)[None, :] == own), logits, -jnp.inf)
     pos = jnp.take_along_axis(logits, own, axis=1)[:, 0]
     total = jax.nn.logsumexp(logits, axis=1)
     if variant == "released":

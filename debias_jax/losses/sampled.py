@@ -70,7 +70,8 @@ def importance_sampled_softmax(
     check_mask(candidates, jnp.shape(neg), name="candidates")
     check_mask(where, shape)
     pos = fill_masked(pos - jax.lax.stop_gradient(log_q_pos), where)
-    neg = fill_masked(neg - jax.lax.stop_gradient(log_q_neg), where)
+    log_q_neg = jnp.broadcast_to(jax.lax.stop_gradient(log_q_neg), jnp.shape(neg))
+    neg = fill_masked(neg - log_q_neg, where)
     values = sum_of_exponentials(pos, neg, candidates) - pos
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
 

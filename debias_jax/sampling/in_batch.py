@@ -45,7 +45,7 @@ def accidental_hits(items: Array, targets: Array | None = None) -> Array:
     check_integer(items=items, targets=targets)
     columns = jnp.arange(items.shape[0])
     own = columns if targets is None else targets
-    return (items[own][:, None] == items) & (own[:, None] != columns)
+    return (items[own][:, None] == items[None, :]) & (own[:, None] != columns[None, :])
 
 
 def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
