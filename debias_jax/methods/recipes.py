@@ -51,6 +51,11 @@ class Context(NamedTuple):
 LossTerm = Callable[[dict[str, Params], Context, PyTree], tuple[Array, ...]]
 
 
+Prepare = Callable[[dict[str, Params], Context, PyTree], tuple[PyTree, PyTree]]
+"""``(params, context, batch) -> (extra for the loss, extra after the step)``: what a step draws or counts by the
+parameters that it starts from, without a gradient."""
+
+
 class Group(NamedTuple):
     """A named group of parameters: how it starts and what optimises it.
 
@@ -123,6 +128,7 @@ def supervised(
     predict: PredictFn,
     hparams: dict[str, float],
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
+    prepare: Prepare | None = None,
     exposure=None,
 ) -> Method:
     """Minimises the mean of one loss over all groups at once.
@@ -134,6 +140,7 @@ def supervised(
         predict: scores of pairs.
         hparams: numeric hyperparameters and their defaults.
         fit: ``(key, data, hparams) -> extra``, fitted once before training (a propensity model).
+        prepare: see ``Prepare``; without, ``extra`` stays as it was fitted.
         exposure: see ``Method.exposure``.
 
     Returns:
@@ -142,7 +149,11 @@ def supervised(
     mean_loss = _mean(loss)
 
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
-        context = Context(data, state.hparams, state.extra, key, state.step)
+        context, extra = Context(data, state.hparams, state.extra, key, state.step), state.extra
+        if prepare is not None:
+            constant = jax.lax.stop_gradient(state.params)
+            for_loss, extra = prepare(constant, context, batch)
+            context = context._replace(extra=for_loss)
         (value, logs), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params, context, batch)
         updated = {
             name: _apply(group, grads[name], state.params[name], state.opt_state[name], state.hparams)
@@ -152,6 +163,7 @@ def supervised(
             step=state.step + 1,
             params={name: params for name, (params, _) in updated.items()},
             opt_state={name: opt_state for name, (_, opt_state) in updated.items()},
+            extra=extra,
         )
         return state, {"loss": value, **logs}
 

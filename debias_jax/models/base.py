@@ -42,10 +42,15 @@ class Model(NamedTuple):
     Attributes:
         init: see ``InitFn``; float32 parameters as nested dicts with string keys.
         apply: see ``ApplyFn``.
+        user_tower: ``(params, users) -> [..., d]`` of a model whose score of a pair is an inner product, biases and
+            temperature included; None for others.
+        item_tower: likewise, ``(params, items) -> [..., d]``: what an index of nearest neighbours holds.
     """
 
     init: InitFn
     apply: ApplyFn
+    user_tower: Callable[[Params, Array], Array] | None = None
+    item_tower: Callable[[Params, Array], Array] | None = None
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
@@ -156,6 +161,28 @@ def inner_products(users: Array, items: Array) -> Array:
         return users[:, 0] @ items[0].T
     # A product with a vector of ones: XLA's CPU code for it is three times as fast as for a sum over a short axis.
     return (users * items) @ jnp.ones(users.shape[-1], users.dtype)
+
+
+def with_bias(vectors: Array, bias: Array, *, first: bool) -> Array:
+    """Vectors with two more entries, by which an inner product of two such vectors has the biases of both added.
+
+    Args:
+        vectors: ``[..., dim]``.
+        bias: ``[...]``.
+        first: whether the bias stands before the 1; one side's vectors must have it so, the other's not.
+
+    Returns:
+        ``[..., dim + 2]``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> user = with_bias(jnp.ones(2), jnp.asarray(3.0), first=True)
+        >>> item = with_bias(jnp.ones(2), jnp.asarray(4.0), first=False)
+        >>> float(user @ item)
+        9.0
+    """
+    pair = (bias, jnp.ones_like(bias)) if first else (jnp.ones_like(bias), bias)
+    return jnp.concatenate([vectors, jnp.stack(pair, axis=-1)], axis=-1)
 
 
 def check_pairs(users: Array, items: Array) -> None:

@@ -3,7 +3,16 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, inner_products, lookup, param
+from debias_jax.models.base import (
+    Model,
+    check_pairs,
+    check_sizes,
+    from_nnx,
+    inner_products,
+    lookup,
+    param,
+    with_bias,
+)
 from debias_jax.types import Array, Params
 
 
@@ -25,8 +34,8 @@ def mf(n_users: int, n_items: int, *, dim: int, bias: bool = False, init_scale: 
             hypergradient through the model: a product of vectors, it falls with the square.
 
     Returns:
-        The model; parameters ``user [n_users, dim]``, ``item [n_items, dim]`` and, with ``bias``, ``user_bias
-        [n_users]``, ``item_bias [n_items]``, ``global_bias []``.
+        The model, with its towers; parameters ``user [n_users, dim]``, ``item [n_items, dim]`` and, with ``bias``,
+        ``user_bias [n_users]``, ``item_bias [n_items]``, ``global_bias []``.
 
     Raises:
         ConfigError: a size is not a positive integer.
@@ -45,7 +54,19 @@ def mf(n_users: int, n_items: int, *, dim: int, bias: bool = False, init_scale: 
         biases the model of Biif, eq. 3, and of BADR.
     """
     check_sizes(n_users=n_users, n_items=n_items, dim=dim)
-    return from_nnx(lambda rngs: _MatrixFactorization(n_users, n_items, dim, bias, init_scale, rngs=rngs))
+    model = from_nnx(lambda rngs: _MatrixFactorization(n_users, n_items, dim, bias, init_scale, rngs=rngs))
+
+    def user_tower(params: Params, users: Array) -> Array:
+        vectors = lookup(params["user"], users)
+        if not bias:
+            return vectors
+        return with_bias(vectors, lookup(params["user_bias"], users) + params["global_bias"], first=True)
+
+    def item_tower(params: Params, items: Array) -> Array:
+        vectors = lookup(params["item"], items)
+        return with_bias(vectors, lookup(params["item_bias"], items), first=False) if bias else vectors
+
+    return model._replace(user_tower=user_tower, item_tower=item_tower)
 
 
 def item_vectors(params: Params, items: Array) -> Array:

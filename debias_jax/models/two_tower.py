@@ -18,6 +18,7 @@ from debias_jax.models.base import (
     inner_products,
     lookup,
     param,
+    with_bias,
 )
 from debias_jax.types import Array, Key, Params
 
@@ -33,11 +34,13 @@ def two_tower(
     ids: bool = True,
     bias: bool = False,
     init_scale: float = 0.1,
+    normalize: bool = False,
+    temperature: float = 1.0,
 ) -> Model:
     r"""Two towers over ids and features: the logit of a pair is the inner product of what they give.
 
     .. math::
-        s_{ui} = f([\omega_u; x_u])^\top g([\omega_i; x_i]) \; (+\, b_u + b_i + b)
+        s_{ui} = f([\omega_u; x_u])^\top g([\omega_i; x_i]) / \tau \; (+\, b_u + b_i + b)
 
     with embeddings :math:`\omega`, given features :math:`x`, and multilayer perceptrons :math:`f, g` with ReLU and a
     linear last layer. ``apply(params, users, items)`` broadcasts like ``mf``; an id out of range scores NaN.
@@ -55,14 +58,16 @@ def two_tower(
         ids: whether the towers see ids; without, pairs that nobody rated are scored by their features alone.
         bias: whether to add user, item and global biases, which start at 0.
         init_scale: standard deviation of the embeddings' normal initialisation; layers start with variance 1 / fan-in.
+        normalize: whether what the towers give is divided by its length, so that the inner product is a cosine.
+        temperature: :math:`\tau > 0`; cosines need one well below 1, e.g. 0.1, to give a sharp softmax.
 
     Returns:
-        The model; parameters ``user`` and ``item``, each with ``embedding [n, dim]`` and ``layers``, and the biases of
-        ``mf``.
+        The model, with its towers; parameters ``user`` and ``item``, each with ``embedding [n, dim]`` and ``layers``,
+        and the biases of ``mf``.
 
     Raises:
-        ConfigError: a size is not a positive integer, features do not fit or are larger than 16 MiB, or a tower has
-            no input.
+        ConfigError: a size is not a positive integer, the temperature not positive, features do not fit or are larger
+            than 16 MiB, or a tower has no input.
         ValueError: (``apply``) users do not broadcast against items.
         TypeError: (``apply``) ids are not integers.
 
@@ -86,13 +91,46 @@ def two_tower(
     for side, (_, features) in sides.items():
         if features is None and not ids:
             raise ConfigError(f"the {side} tower has no input: give {side}_features, or set ids=True")
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be positive, got {temperature}")
     shapes = [(rows, 0 if features is None else features.shape[1]) for rows, features in sides.values()]
-    towers = from_nnx(lambda rngs: _TwoTowers(*shapes, dim, tuple(hidden), ids, bias, init_scale, rngs=rngs))
+    template = from_nnx(
+        lambda rngs: _TwoTowers(*shapes, dim, tuple(hidden), ids, bias, init_scale, rngs=rngs)
+    )
+    user_network, item_network = (
+        from_nnx(lambda rngs, shape=shape: _Tower(*shape, dim, tuple(hidden), ids, init_scale, rngs=rngs))
+        for shape in shapes
+    )
+
+    def finished(vectors: Array, scale: float) -> Array:
+        if normalize:
+            vectors = vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)
+        return vectors if scale == 1.0 else vectors * scale
+
+    def users_of(params: Params, users: Array) -> Array:
+        return finished(user_network.apply(params["user"], users, user_features), 1.0 / temperature)
+
+    def items_of(params: Params, items: Array) -> Array:
+        return finished(item_network.apply(params["item"], items, item_features), 1.0)
+
+    def user_bias(params: Params, users: Array) -> Array:
+        return lookup(params["user_bias"], users) + params["global_bias"]
 
     def apply(params: Params, users: Array, items: Array, *, key: Key | None = None) -> Array:
-        return towers.apply(params, users, items, user_features, item_features, key=key)
+        del key
+        check_pairs(users, items)
+        logits = inner_products(users_of(params, users), items_of(params, items))
+        return logits + user_bias(params, users) + lookup(params["item_bias"], items) if bias else logits
 
-    return Model(towers.init, apply)
+    def user_tower(params: Params, users: Array) -> Array:
+        vectors = users_of(params, users)
+        return with_bias(vectors, user_bias(params, users), first=True) if bias else vectors
+
+    def item_tower(params: Params, items: Array) -> Array:
+        vectors = items_of(params, items)
+        return with_bias(vectors, lookup(params["item_bias"], items), first=False) if bias else vectors
+
+    return Model(template.init, apply, user_tower, item_tower)
 
 
 class _Tower(nnx.Module):
@@ -120,19 +158,15 @@ class _Tower(nnx.Module):
 
 
 class _TwoTowers(nnx.Module):
+    """The parameters of both towers and the biases."""
+
     def __init__(self, user_shape, item_shape, dim, hidden, ids, bias, init_scale, *, rngs):
         self.user = _Tower(*user_shape, dim, hidden, ids, init_scale, rngs=rngs)
         self.item = _Tower(*item_shape, dim, hidden, ids, init_scale, rngs=rngs)
-        self.bias = bias
         if bias:
             self.user_bias = nnx.Param(jnp.zeros(user_shape[0], jnp.float32))
             self.item_bias = nnx.Param(jnp.zeros(item_shape[0], jnp.float32))
             self.global_bias = nnx.Param(jnp.zeros((), jnp.float32))
 
-    def __call__(self, users, items, user_features, item_features):
-        check_pairs(users, items)
-        logits = inner_products(self.user(users, user_features), self.item(items, item_features))
-        if self.bias:
-            logits += lookup(self.user_bias[...], users) + lookup(self.item_bias[...], items)
-            logits += self.global_bias[...]
-        return logits
+    def __call__(self):
+        """Not called: the towers are evaluated one by one."""

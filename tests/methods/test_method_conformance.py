@@ -53,6 +53,7 @@ BUILD = {
     "badr_mmoe": lambda: methods.badr_mmoe(_mmoe(), batch_size=16),
     "bi_opt2": _with_exposure(methods.bi_opt2),
     "biif": _with_exposure(methods.biif),
+    "bir": lambda: methods.bir(_mf(), batch_size=16),
     "bpr": lambda: methods.bpr(_mf(), batch_size=16),
     "cvib": lambda: methods.cvib(_mf(), batch_size=16),
     "d_dr": _doubly_robust(methods.d_dr),
@@ -68,20 +69,25 @@ BUILD = {
     "eib": lambda: methods.eib(_mf(), _mf(), batch_size=16),
     "escm2_dr": _with_towers(methods.escm2_dr),
     "escm2_ips": _with_propensity(methods.escm2_ips),
+    "g_tower": lambda: methods.g_tower(_mf(), batch_size=16),
     "ips": _with_propensity(methods.ips),
     "joint_opt": _with_exposure(methods.joint_opt),
     "mean_logit": methods.mean_logit,
     "mf": lambda: methods.mf(_mf(), batch_size=32),
     "mf_bias": lambda: methods.mf_bias(models.mf(N_USERS, N_ITEMS, dim=DIM, bias=True), batch_size=16),
+    "mns": lambda: methods.mns(_mf(), batch_size=16, n_uniform=8),
     "mrdr": _doubly_robust(methods.mrdr),
     "multi_dr": _with_towers(methods.multi_dr),
     "multi_ips": _with_propensity(methods.multi_ips),
     "relmf": lambda: methods.relmf(_mf(), batch_size=32),
     "sndr": _doubly_robust(methods.sndr),
     "snips": _with_propensity(methods.snips),
+    "ssl": lambda: methods.ssl(_mf(), batch_size=16),
+    "ssl_pop": lambda: methods.ssl_pop(_mf(), batch_size=16),
     "stable_dr": _doubly_robust(methods.stable_dr),
     "tdr_cl": _doubly_robust(methods.tdr_cl),
     "umf": lambda: methods.umf(_mf(), batch_size=32),
+    "xir": lambda: methods.xir(_mf(), batch_size=16),
 }
 
 
@@ -103,6 +109,12 @@ def _data():
 @functools.cache
 def _method(name):
     return BUILD[name]()
+
+
+WITHOUT_EXPOSURE = (
+    *("bpr", "cvib", "damf", "dib", "eib", "mean_logit", "mf", "mf_bias"),
+    *("bir", "g_tower", "mns", "ssl", "ssl_pop", "xir"),
+)
 
 
 @functools.cache
@@ -196,7 +208,7 @@ class TestMethod:
     def test_exposure_is_a_probability(self, name):
         method = _method(name)
         if method.exposure is None:
-            assert name in ("bpr", "cvib", "damf", "dib", "eib", "mean_logit", "mf", "mf_bias")
+            assert name in WITHOUT_EXPOSURE
             return
         users, items = jnp.meshgrid(jnp.arange(N_USERS), jnp.arange(N_ITEMS), indexing="ij")
         exposure = method.exposure(_start(name), _data(), users, items)

@@ -134,3 +134,39 @@ def test_messages():
         model.apply(params, jnp.zeros(4, jnp.int32), jnp.zeros((4, 5), jnp.int32))
     with pytest.raises(TypeError, match="ids must be of an integer dtype"):
         model.apply(params, jnp.zeros(4), jnp.zeros(4, jnp.int32))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda bias: models.mf(3, 6, dim=4, bias=bias),
+        lambda bias: models.two_tower(3, 6, dim=4, hidden=(7,), bias=bias),
+        lambda bias: models.two_tower(3, 6, dim=4, hidden=(7,), bias=bias, normalize=True, temperature=0.1),
+    ],
+    ids=["mf", "two_tower", "cosine"],
+)
+def test_the_towers_give_vectors_whose_inner_products_are_the_logits(rng, build, bias):
+    model = build(bias)
+    params = drawn(model, rng)
+    users, items = jnp.arange(3), jnp.arange(6)
+    vectors = model.user_tower(params, users), model.item_tower(params, items)
+    assert vectors[0].shape[1] == vectors[1].shape[1] == 4 + 2 * bias
+    logits = model.apply(params, users[:, None], items[None, :])
+    np.testing.assert_allclose(vectors[0] @ vectors[1].T, logits, rtol=1e-4, atol=1e-3)
+
+
+def test_normalised_towers_give_cosines_over_the_temperature(rng):
+    plain = models.two_tower(3, 6, dim=4, hidden=(7,))
+    cosine = models.two_tower(3, 6, dim=4, hidden=(7,), normalize=True, temperature=0.2)
+    params = drawn(plain, rng)
+    users, items = jnp.arange(3)[:, None], jnp.arange(6)[None, :]
+    vectors = (
+        np.asarray(plain.user_tower(params, users[:, 0])),
+        np.asarray(plain.item_tower(params, items[0])),
+    )
+    lengths = np.linalg.norm(vectors[0], axis=1)[:, None] * np.linalg.norm(vectors[1], axis=1)[None]
+    expected = vectors[0] @ vectors[1].T / lengths / 0.2
+    np.testing.assert_allclose(cosine.apply(params, users, items), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match="temperature must be positive, got 0"):
+        models.two_tower(3, 6, dim=4, temperature=0)

@@ -1,0 +1,205 @@
+"""What the retrieval methods share: batches of clicks, the score matrix of a batch, popularity, chunked gradients.
+
+A batch holds clicks, each a row (its user) and a column (its item). Rows that fill up the last batch of an epoch are no
+candidates of the others.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax import losses, sampling
+from debias_jax.errors import ConfigError
+from debias_jax.methods._terms import predict_logits, prediction_group
+from debias_jax.methods.base import BatchesFn, Method, TrainData
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
+from debias_jax.models.base import Model
+from debias_jax.types import Array, Key, Params, PyTree
+
+
+class ClickBatch(NamedTuple):
+    """Clicks.
+
+    Attributes:
+        users: int32 ``[B]``.
+        items: int32 ``[B]``.
+        where: bool ``[B]``, False for padding.
+    """
+
+    users: Array
+    items: Array
+    where: Array
+
+
+def click_batches(*, batch_size: int) -> BatchesFn:
+    """Every click once an epoch, in random order.
+
+    Args:
+        batch_size: clicks a step; the last batch is padded.
+
+    Returns:
+        A function of data and key that gives ``ClickBatch`` with leading axes ``[steps]``.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+    def batches(data: TrainData, key: Key) -> ClickBatch:
+        users, items = data.clicks
+        index, where = sampling.epoch_batches(key, users.shape[0], batch_size=batch_size)
+        return ClickBatch(users[index], items[index], where)
+
+    return batches
+
+
+def log_popularity(data: TrainData) -> Array:
+    """Log share of each item among the clicks, float32 ``[n_items]``; an item without clicks counts as the rarest."""
+    # ``popularity`` is the root of counts over the largest count.
+    counts = data.popularity**2
+    rarest = jnp.min(jnp.where(counts > 0, counts, 1.0))
+    return jnp.log(jnp.where(counts > 0, counts, rarest)) - jnp.log(jnp.sum(counts))
+
+
+class Scores(NamedTuple):
+    """The rows of a batch, or of a chunk of it, against columns: the items of the batch, then further ones.
+
+    Attributes:
+        scores: ``[b, C]``.
+        items: int32 ``[C]``.
+        rows: int32 ``[b]``, the rows' numbers in the batch, which are the columns of their own items.
+        candidates: bool ``[b, C]``, False for padding and for what is to be left out.
+    """
+
+    scores: Array
+    items: Array
+    rows: Array
+    candidates: Array
+
+    @property
+    def pos(self) -> Array:
+        """``[b]`` scores of the rows' own items."""
+        return jnp.take_along_axis(self.scores, self.rows[:, None], axis=1)[:, 0]
+
+    def softmax(self, **options) -> Array:
+        """``losses.in_batch_softmax`` of each row."""
+        return losses.in_batch_softmax(
+            self.scores, targets=self.rows, candidates=self.candidates, reduce_fn=None, **options
+        )
+
+
+RowLoss = Callable[[Scores, Context], Array]
+"""``(scores of a chunk of rows, context) -> [b]`` losses of the rows."""
+
+
+class RetrievalSettings(TypedDict, total=False):
+    """Keyword arguments that every retrieval method takes.
+
+    Attributes:
+        batch_size: B, clicks a step; default 1024. The last batch of an epoch is filled up.
+        remove_accidental_hits: whether another column with a row's own item is left out of its negatives; default
+            False, as in the papers.
+        chunk: rows of the score matrix that are held at once, a divisor of ``batch_size``; default None, all of them.
+            The gradient is that of the whole batch: both towers are evaluated once for it, and the B x B scores chunk
+            by chunk, a second time on the way back.
+    """
+
+    batch_size: int
+    remove_accidental_hits: bool
+    chunk: int | None
+
+
+def retrieval(
+    model: Model,
+    *,
+    loss: RowLoss,
+    further_items: Callable[[Context], Array] | None = None,
+    prepare: Callable[[Callable, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
+    fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
+    hparams: Mapping[str, float] | None = None,
+    batch_size: int = 1024,
+    remove_accidental_hits: bool = False,
+    chunk: int | None = None,
+) -> Method:
+    """The supervised method of a loss on the score matrix of a batch.
+
+    Args:
+        model: a model with towers.
+        loss: see ``RowLoss``.
+        further_items: ``context -> int [K]``, columns behind those of the batch; the context is that of the loss.
+        prepare: see ``recipes.Prepare``, with ``map_rows`` in place of the parameters: ``map_rows(function, columns)``
+            gives ``function(scores) -> pytree of [b, ...]`` for all rows against these columns, without a gradient.
+        fit: see ``recipes.supervised``.
+        hparams: hyperparameters besides ``lr`` and ``weight_decay``.
+        batch_size: see ``RetrievalSettings``, as for the rest.
+        remove_accidental_hits: ditto.
+        chunk: ditto.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
+        ValueError: ``batch_size`` is below 1.
+    """
+    if model.user_tower is None or model.item_tower is None:
+        raise ConfigError(
+            "retrieval needs a model of two towers, whose score is an inner product: take mf or two_tower "
+            "(config: model.name)"
+        )
+    if chunk is not None and (chunk < 1 or batch_size % chunk):
+        raise ConfigError(f"chunk {chunk} does not divide the batch size {batch_size}")
+
+    def columns_of(context: Context, batch: ClickBatch) -> Array:
+        if further_items is None:
+            return batch.items
+        return jnp.concatenate([batch.items, further_items(context)])
+
+    def map_rows(params: Params, batch: ClickBatch, columns: Array, function: Callable[[Scores], PyTree]):
+        queries, vectors = model.user_tower(params, batch.users), model.item_tower(params, columns)
+        n_further = columns.shape[0] - batch_size
+        valid = jnp.concatenate([batch.where, jnp.ones(n_further, bool)])
+
+        def of_rows(rows: Array) -> PyTree:
+            candidates = jnp.broadcast_to(valid[None, :], (rows.shape[0], columns.shape[0]))
+            if remove_accidental_hits:
+                candidates &= ~sampling.accidental_hits(columns, rows)
+            return function(Scores(queries[rows] @ vectors.T, columns, rows, candidates))
+
+        rows = jnp.arange(batch_size)
+        if chunk is None:
+            return of_rows(rows)
+        # Scores are computed again on the way back: one chunk of them is held at a time.
+        parts = jax.lax.map(jax.checkpoint(of_rows), rows.reshape(-1, chunk))
+        return jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), parts)
+
+    def term(params, context: Context, batch: ClickBatch):
+        columns = columns_of(context, batch)
+        values = map_rows(params["prediction"], batch, columns, lambda scores: loss(scores, context))
+        return total_and_count(values, batch.where)
+
+    def prepared(params, context: Context, batch: ClickBatch):
+        def mapped(function, columns):
+            return map_rows(params["prediction"], batch, columns, function)
+
+        return prepare(mapped, context, batch)
+
+    return supervised(
+        {"prediction": prediction_group(model)},
+        loss=term,
+        batches=click_batches(batch_size=batch_size),
+        predict=predict_logits(model),
+        hparams={**ADAM_HPARAMS, **(hparams or {})},
+        fit=fit,
+        prepare=None if prepare is None else prepared,
+    )
+
+
+def log_weights(scores: Scores, log_pop: Array) -> Array:
+    """BIR's log weights of the columns before they are normalised, ``[b, C]``; -inf at what is no candidate."""
+    own = scores.rows[:, None] == jnp.arange(scores.items.shape[0])[None, :]
+    logits = scores.scores - log_pop[scores.items][None, :]
+    return jnp.where(scores.candidates | own, logits, -jnp.inf)

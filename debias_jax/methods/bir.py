@@ -1,0 +1,67 @@
+"""Batch importance resampling."""
+
+from typing import Unpack
+
+import jax
+
+from debias_jax import losses, sampling
+from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, log_weights, retrieval
+from debias_jax.methods.base import Method
+from debias_jax.models.base import Model
+
+
+def bir(
+    model: Model,
+    *,
+    n_resampled: int | None = None,
+    variant: str = "published",
+    **settings: Unpack[RetrievalSettings],
+) -> Method:
+    r"""Each click against items of its batch that are drawn anew, by their scores over their popularity.
+
+    .. math:: w(j|u) \propto e^{s_{uj}} / \mathrm{pop}(j), \qquad R_u \sim w(\cdot|u), \qquad
+              L = -\frac{1}{B} \sum_{(u, i)} \log \frac{e^{s_{ui}}}{\sum_{j \in R_u} e^{s_{uj}}}
+
+    The drawn items follow the softmax as B grows, and the loss weighs them by :math:`e^s` again: as published it aims
+    at the softmax of twice the scores, as ``ssl_pop(sharpness=2)`` does without drawing; ``variant="mean"`` aims at the
+    softmax. All variants: ``losses.resampled_softmax``.
+
+    Args:
+        model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
+        n_resampled: m, items drawn for each row; default B.
+        variant: of the loss: ``"published"``, ``"released"``, ``"corrected"`` or ``"mean"``.
+        **settings: see ``methods._retrieval.RetrievalSettings``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay``.
+
+    Raises:
+        ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
+        ValueError: (on training) ``variant`` is unknown, or ``n_resampled`` is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.bir(models.mf(8, 6, dim=2), batch_size=4)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
+    Source:
+        Chen et al., "Cache-augmented inbatch importance resampling for training recommender retriever", NeurIPS 2022,
+        section 3.1.
+    """
+    n = n_resampled or settings.get("batch_size", 1024)
+
+    def loss(scores, context):
+        logits = jax.lax.stop_gradient(log_weights(scores, log_popularity(context.data)))
+        # Of a chunk of rows: each chunk has a key of its own.
+        key = jax.random.fold_in(context.key, scores.rows[0])
+        indices = sampling.in_batch_resample(key, logits, n=n)
+        log_w = jax.nn.log_softmax(logits, axis=1) if variant == "corrected" else None
+        return losses.resampled_softmax(
+            scores.pos, scores.scores, indices, log_w=log_w, variant=variant, reduce_fn=None
+        )
+
+    return retrieval(model, loss=loss, **settings)

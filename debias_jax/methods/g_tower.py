@@ -1,0 +1,77 @@
+"""In-batch softmax with item frequencies that are estimated as the batches come by."""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import jax.numpy as jnp
+
+from debias_jax import sampling
+from debias_jax.methods._retrieval import RetrievalSettings, retrieval
+from debias_jax.methods.base import Method
+from debias_jax.models.base import Model
+
+
+def g_tower(
+    model: Model,
+    *,
+    table_sizes: Sequence[int] | None = None,
+    initial_interval: float | None = None,
+    variant: str = "published",
+    **settings: Unpack[RetrievalSettings],
+) -> Method:
+    r"""``ssl_pop`` for a stream: the popularity is one over the estimated steps between two sights of an item.
+
+    The estimates are a part of the state (``sampling.update_frequency``), with :math:`\alpha` the hyperparameter
+    ``frequency_rate``. A step counts its batch first and then corrects by what it knows.
+
+    Freedom: where the estimates start, which shows until an item has been seen some :math:`1/\alpha` times.
+
+    Args:
+        model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
+        table_sizes: see ``sampling.init_frequency``; default one table that keeps all items apart. The released program
+            has five of 4993 to 5011.
+        initial_interval: see ``sampling.init_frequency``; default the number of items over the batch size, which is
+            that of items that are all equally popular. The released program has 1, so that with its rate of 1e-4 all
+            estimates stay near 1 and it behaves as ``ssl``.
+        variant: ``"published"``, or ``"released"``: the positive stands in the denominator twice.
+        **settings: see ``methods._retrieval.RetrievalSettings``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay``, ``frequency_rate``.
+
+    Raises:
+        ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
+        ValueError: (on training) ``variant`` is unknown, or a table size is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.g_tower(models.mf(8, 6, dim=2), batch_size=4)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
+    Source:
+        Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019,
+        algorithm 2.
+    """
+    batch_size = settings.get("batch_size", 1024)
+
+    def fit(key, data, hparams):
+        del key, hparams
+        n_items = data.matrix_size[1]
+        interval = n_items / batch_size if initial_interval is None else initial_interval
+        return sampling.init_frequency(table_sizes or [n_items], initial_interval=interval)
+
+    def prepare(map_rows, context, batch):
+        del map_rows
+        # Padding stands for the first click, of which several sights in a batch are one.
+        items = jnp.where(batch.where, batch.items, batch.items[0])
+        state = sampling.update_frequency(context.extra, items, rate=context.hparams["frequency_rate"])
+        return state, state
+
+    def loss(scores, context):
+        return scores.softmax(log_q=sampling.log_frequency(context.extra, scores.items), variant=variant)
+
+    return retrieval(model, loss=loss, fit=fit, prepare=prepare, hparams={"frequency_rate": 1e-2}, **settings)

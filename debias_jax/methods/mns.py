@@ -1,0 +1,83 @@
+"""Mixed negative sampling: the batch's items and uniform ones."""
+
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax import losses, sampling
+from debias_jax._checks import check_choice
+from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, retrieval
+from debias_jax.methods.base import Method
+from debias_jax.models.base import Model
+
+
+def mns(
+    model: Model,
+    *,
+    n_uniform: int = 1024,
+    variant: str = "published",
+    **settings: Unpack[RetrievalSettings],
+) -> Method:
+    r"""Cross-entropy of each click among the items of its batch and K uniform ones, which all rows share.
+
+    .. math:: L = -\frac{1}{B} \sum_{(u, i)} \log
+              \frac{e^{s_{ui}} / q_i}{\sum_{j \in B \cup U} e^{s_{uj}} / q_j}, \qquad
+              q_j = \frac{B\, \mathrm{pop}(j) + K / N}{B + K}
+
+    q is the law of a column, so that every item has its correction and rare items come by, too.
+
+    Args:
+        model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
+        n_uniform: K.
+        variant: ``"published"``, or ``"released"``: the shares of q are exchanged (no matter for K = B), the positive
+            is divided by its popularity and not by q, and stands in the denominator twice.
+        **settings: see ``methods._retrieval.RetrievalSettings``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay``.
+
+    Raises:
+        ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
+        ValueError: ``n_uniform`` is below 1, or ``variant`` is unknown.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.mns(models.mf(8, 6, dim=2), batch_size=4, n_uniform=4)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
+    Source:
+        Yang et al., "Mixed negative sampling for learning two-tower neural networks in recommendations", WWW 2020.
+    """
+    check_choice(("published", "released"), variant=variant)
+    if n_uniform < 1:
+        raise ValueError(f"n_uniform must be at least 1, got {n_uniform}")
+
+    def uniform(context):
+        n_items = context.data.matrix_size[1]
+        return sampling.uniform_items(jax.random.fold_in(context.key, 0), (n_uniform,), n_items=n_items)
+
+    def loss(scores, context):
+        log_pop, n_items = log_popularity(context.data), context.data.matrix_size[1]
+        n_batch = scores.items.shape[0] - n_uniform
+        share = n_batch / (n_batch + n_uniform)
+        if variant == "released":
+            share = 1.0 - share
+        log_q = jnp.log(share * jnp.exp(log_pop[scores.items]) + (1.0 - share) / n_items)
+        if variant == "published":
+            return scores.softmax(log_q=log_q)
+        own = scores.rows[:, None] == jnp.arange(scores.items.shape[0])[None, :]
+        return losses.importance_sampled_softmax(
+            scores.pos,
+            scores.scores,
+            log_q_pos=log_pop[scores.items[scores.rows]],
+            log_q_neg=log_q,
+            candidates=scores.candidates | own,
+            reduce_fn=None,
+        )
+
+    return retrieval(model, loss=loss, further_items=uniform, **settings)

@@ -1,0 +1,43 @@
+"""In-batch softmax without correction."""
+
+from typing import Unpack
+
+from debias_jax.methods._retrieval import RetrievalSettings, retrieval
+from debias_jax.methods.base import Method
+from debias_jax.models.base import Model
+
+
+def ssl(model: Model, *, variant: str = "published", **settings: Unpack[RetrievalSettings]) -> Method:
+    r"""Cross-entropy of each click among the items of its batch (``losses.in_batch_softmax``).
+
+    .. math:: L = -\frac{1}{B} \sum_{(u, i)} \log \frac{e^{s_{ui}}}{\sum_{j \in B} e^{s_{uj}}}
+
+    Negatives come in proportion to popularity: the scores learn the preference less the log popularity, so that popular
+    items are recommended less than a full softmax would.
+
+    Args:
+        model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
+        variant: ``"published"``, or ``"released"``: the positive stands in the denominator twice.
+        **settings: see ``methods._retrieval.RetrievalSettings``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay``.
+
+    Raises:
+        ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
+        ValueError: (on training) ``variant`` is unknown.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.ssl(models.mf(8, 6, dim=2), batch_size=4)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
+    Source:
+        "SSL" in Chen et al., "Cache-augmented inbatch importance resampling for training recommender retriever",
+        NeurIPS 2022.
+    """
+    return retrieval(model, loss=lambda scores, context: scores.softmax(variant=variant), **settings)

@@ -1,0 +1,56 @@
+"""In-batch softmax with the popularity of the items taken out."""
+
+from typing import Unpack
+
+from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, retrieval
+from debias_jax.methods.base import Method
+from debias_jax.models.base import Model
+
+
+def ssl_pop(
+    model: Model,
+    *,
+    variant: str = "published",
+    sharpness: float = 1.0,
+    **settings: Unpack[RetrievalSettings],
+) -> Method:
+    r"""Cross-entropy of each click among the items of its batch, less their log popularity (the logQ correction).
+
+    .. math:: L = -\frac{1}{\beta B} \sum_{(u, i)} \log
+              \frac{e^{\beta s_{ui}} / \mathrm{pop}(i)}{\sum_{j \in B} e^{\beta s_{uj}} / \mathrm{pop}(j)}
+
+    With :math:`\beta = 1` its gradient approaches that of the softmax over all items as 1 / B.
+
+    Args:
+        model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
+        variant: ``"published"``, or ``"released"``: the positive stands in the denominator twice.
+        sharpness: :math:`\beta`; 2 is the limit of ``bir`` without its noise.
+        **settings: see ``methods._retrieval.RetrievalSettings``.
+
+    Returns:
+        The method; hyperparameters ``lr``, ``weight_decay`` and ``popularity_power``, a factor of the log popularity
+        (1; 0.75 is another usual choice, 0 is ``ssl``).
+
+    Raises:
+        ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
+        ValueError: (on training) ``variant`` is unknown.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import data, methods, models, training
+        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> method = methods.ssl_pop(models.mf(8, 6, dim=2), batch_size=4)
+        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
+        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
+        (8, 6)
+
+    Source:
+        Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019, eq.
+        4-5, with the popularity in the training log; "SSL-Pop" in Chen et al., NeurIPS 2022.
+    """
+
+    def loss(scores, context):
+        log_q = context.hparams["popularity_power"] * log_popularity(context.data)[scores.items]
+        return scores.softmax(log_q=log_q, sharpness=sharpness, variant=variant)
+
+    return retrieval(model, loss=loss, hparams={"popularity_power": 1.0}, **settings)
