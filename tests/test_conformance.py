@@ -30,6 +30,15 @@ def samples(rng, shape):
     return normal(rng, (*shape, 3))
 
 
+def columns(rng, shape):
+    return normal(rng, (*shape, 9))
+
+
+def drawn(rng, shape):
+    """How often each column was drawn."""
+    return rng.integers(1, 4, (*shape, 9)).astype(np.float32)
+
+
 def probability(rng, shape):
     return rng.uniform(0.1, 0.9, shape).astype(np.float32)
 
@@ -98,6 +107,16 @@ def user_metrics(**arguments):
     return metrics.user_metrics(PROTOCOL, **arguments)
 
 
+def in_batch_softmax(scores, **arguments):
+    targets = jnp.full(scores.shape[:-1], 4, jnp.int32)
+    log_q = jnp.linspace(-3.0, -1.0, 9, dtype=scores.dtype)
+    return losses.in_batch_softmax(scores, targets=targets, log_q=log_q, **arguments)
+
+
+def corrected_softmax(log_w, **arguments):
+    return losses.resampled_softmax(log_w=log_w, variant="corrected", **arguments)
+
+
 SAMPLED = {"pos": normal, "neg": samples, "weights": probability}
 CLICKS = {"logits": normal, "clicks": binary, "exposure": probability, "weights": probability}
 OBSERVED = {"errors": normal, "observed": binary}
@@ -115,6 +134,38 @@ RANKED = {"scores": normal, "labels": binary}
 ROWS = [
     Row("losses.bce", SAMPLED, smooth=("pos", "neg", "weights"), logits=("pos", "neg")),
     Row("losses.bpr", SAMPLED, smooth=("pos", "neg", "weights"), logits=("pos", "neg")),
+    Row(
+        "losses.importance_sampled_softmax",
+        SAMPLED | {"log_q_pos": normal, "log_q_neg": samples},
+        smooth=("pos", "neg", "weights"),
+        logits=("pos", "neg"),
+    ),
+    Row(
+        "losses.in_batch_softmax",
+        {"scores": columns, "weights": probability},
+        {"sharpness": 0.5},
+        smooth=("scores", "weights"),
+        logits=("scores",),
+        call=in_batch_softmax,
+    ),
+    Row("losses.in_batch_softmax", {"scores": columns}, {"variant": "released"}, call=in_batch_softmax),
+    *(
+        Row(
+            "losses.resampled_softmax",
+            {"pos": normal, "scores": columns, "counts": drawn, "weights": probability},
+            {"variant": variant},
+            smooth=("pos", "scores", "weights"),
+            logits=("pos", "scores"),
+        )
+        for variant in ("published", "released", "mean")
+    ),
+    Row(
+        "losses.resampled_softmax",
+        {"pos": normal, "scores": columns, "counts": drawn, "log_w": columns},
+        smooth=("pos", "scores"),
+        logits=("pos", "scores"),
+        call=corrected_softmax,
+    ),
     Row("losses.relmf", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
     Row("losses.umf", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
     Row("risks.naive", OBSERVED, smooth=("errors",), logits=("errors",)),
@@ -187,10 +238,16 @@ ROWS = [
 
 PAIRS = sampling.pair_set([0, 0, 1, 2, 2], [1, 3, 0, 2, 4], n_users=3)
 USERS = np.array([0, 1, 2, 2], np.int32)
+CACHE = sampling.ItemCache(jnp.arange(9, dtype=jnp.int32), jnp.zeros(90))
 DRAWS = {
     "sampling.epoch_batches": lambda key: sampling.epoch_batches(key, 50, batch_size=8),
+    "sampling.in_batch_resample": lambda key: sampling.in_batch_resample(key, jnp.zeros((4, 90)), n=9),
+    "sampling.init_cache": lambda key: sampling.init_cache(key, n_items=90, size=9).items,
     "sampling.popularity_items": lambda key: sampling.popularity_items(
         key, (4, 9), table=sampling.AliasTable(jnp.array([0.5, 1.0]), jnp.array([1, 1], jnp.int32))
+    ),
+    "sampling.update_cache": lambda key: (
+        sampling.update_cache(key, CACHE, jnp.arange(30), jnp.arange(30.0)).items
     ),
     "sampling.uniform_items": lambda key: sampling.uniform_items(key, (4, 9), n_items=90),
     "sampling.uniform_pairs": lambda key: sampling.uniform_pairs(key, (9,), n_users=90, n_items=80),
@@ -199,11 +256,15 @@ DRAWS = {
     ),
 }
 WITHOUT_KEY = {
+    "sampling.accidental_hits",
     "sampling.alias_table",
     "sampling.contains",
     "sampling.find",
     "sampling.hash_bits",
+    "sampling.init_frequency",
+    "sampling.log_frequency",
     "sampling.pair_set",
+    "sampling.update_frequency",
 }
 
 

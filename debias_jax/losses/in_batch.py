@@ -57,21 +57,22 @@ def in_batch_softmax(
     resampling (``resampled_softmax``), without its noise.
 
     Args:
-        scores: ``[B, C]`` scores of each row's query against the items of the batch, C >= B.
+        scores: ``[B, C]`` scores of each row's query against the items of the batch, C >= B; with ``targets`` any
+            ``[..., C]``.
         log_q: ``[C]`` log sampling probability of each column's item, up to a constant; no gradient is taken. None for
             no correction.
-        targets: int ``[B]``, the column of each row's positive; None for the diagonal.
-        candidates: boolean ``[B, C]``, False for columns to leave out, which then have probability exactly 0: see
+        targets: int ``[...]``, the column of each row's positive; None for the diagonal.
+        candidates: boolean ``[..., C]``, False for columns to leave out, which then have probability exactly 0: see
             ``sampling.accidental_hits``. A row's own column stays.
         sharpness: :math:`\beta > 0`, a scalar.
         variant: ``"published"``, or ``"released"``: the positive stands in the denominator a second time.
-        weights: factor of each row, a scalar or ``[B]``; a mean divides by the number of rows, not by the sum of the
+        weights: factor of each row, a scalar or ``[...]``; a mean divides by the number of rows, not by the sum of the
             weights.
-        where: boolean ``[B]``, False for padding among the rows; leave out its columns by ``candidates``.
+        where: boolean ``[...]``, False for padding among the rows; leave out its columns by ``candidates``.
         reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the rows.
 
     Returns:
-        The reduced loss, or ``[B]`` with ``reduce_fn=None``; 0 where everything is masked.
+        The reduced loss, or ``[...]`` with ``reduce_fn=None``; 0 where everything is masked.
 
     Raises:
         TypeError: scores, ``log_q`` or weights are not floating, ``targets`` no integers, ``where`` or ``candidates``
@@ -93,26 +94,31 @@ def in_batch_softmax(
     """
     check_float(scores=scores, log_q=log_q, sharpness=sharpness, weights=weights)
     check_choice(_IN_BATCH, variant=variant)
-    if jnp.ndim(scores) != 2 or jnp.shape(scores)[1] < jnp.shape(scores)[0]:
-        raise ValueError(f"scores must be of shape (B, C) with C >= B, got {jnp.shape(scores)}")
-    n_rows, n_columns = jnp.shape(scores)
+    check_integer(targets=targets)
+    rows, n_columns = jnp.shape(scores)[:-1], jnp.shape(scores)[-1]
+    if targets is None:
+        if len(rows) != 1 or n_columns < rows[0]:
+            raise ValueError(
+                f"without targets scores must be of shape (B, C) with C >= B, got {jnp.shape(scores)}"
+            )
+        targets = jnp.arange(rows[0])
+    elif jnp.shape(targets) != rows:
+        raise ValueError(f"targets must be of shape {rows}, got {jnp.shape(targets)}")
     if log_q is not None and jnp.shape(log_q) != (n_columns,):
         raise ValueError(f"log_q must be of shape ({n_columns},), got {jnp.shape(log_q)}")
-    check_integer(targets=targets)
-    if targets is not None and jnp.shape(targets) != (n_rows,):
-        raise ValueError(f"targets must be of shape ({n_rows},), got {jnp.shape(targets)}")
     check_broadcastable((), sharpness=sharpness)
-    check_broadcastable((n_rows,), weights=weights)
+    check_broadcastable(rows, weights=weights)
     check_mask(candidates, jnp.shape(scores), name="candidates")
-    check_mask(where, (n_rows,))
+    check_mask(where, rows)
     logits = fill_masked(scores, where) * sharpness
     if log_q is not None:
-        logits = logits - jax.lax.stop_gradient(log_q)[None, :]
-    own = (jnp.arange(n_rows) if targets is None else targets)[:, None]
+        logits = logits - jnp.broadcast_to(jax.lax.stop_gradient(log_q), logits.shape)
+    own = targets[..., None]
     if candidates is not None:
-        logits = jnp.where(candidates | (jnp.arange(n_columns)[None, :] == own), logits, -jnp.inf)
-    pos = jnp.take_along_axis(logits, own, axis=1)[:, 0]
-    total = jax.nn.logsumexp(logits, axis=1)
+        columns = jnp.broadcast_to(jnp.arange(n_columns), logits.shape)
+        logits = jnp.where(candidates | (columns == own), logits, -jnp.inf)
+    pos = jnp.take_along_axis(logits, own, axis=-1)[..., 0]
+    total = jax.nn.logsumexp(logits, axis=-1)
     if variant == "released":
         total = jnp.logaddexp(pos, total)
     return safe_reduce((total - pos) / sharpness, weights=weights, where=where, reduce_fn=reduce_fn)
@@ -148,19 +154,19 @@ def resampled_softmax(
     softmax; its value is no log-likelihood.
 
     Args:
-        pos: ``[B]`` scores of the positives.
-        scores: ``[B, C]`` scores against the columns.
-        indices: int ``[B, m]``, the drawn columns.
-        counts: ``[B, C]``, how often each column was drawn, in place of ``indices``: cheaper, above all backwards.
-        log_w: ``[B, C]`` log probability of drawing each column, for ``"corrected"``; no gradient is taken.
+        pos: ``[...]`` scores of the positives.
+        scores: ``[..., C]`` scores against the columns.
+        indices: int ``[..., m]``, the drawn columns.
+        counts: ``[..., C]``, how often each column was drawn, in place of ``indices``: cheaper, above all backwards.
+        log_w: ``[..., C]`` log probability of drawing each column, for ``"corrected"``; no gradient is taken.
         variant: see above.
-        weights: factor of each row, a scalar or ``[B]``; a mean divides by the number of rows, not by the sum of the
+        weights: factor of each row, a scalar or ``[...]``; a mean divides by the number of rows, not by the sum of the
             weights.
-        where: boolean ``[B]``, False for padding.
+        where: boolean ``[...]``, False for padding.
         reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the rows.
 
     Returns:
-        The reduced loss, or ``[B]`` with ``reduce_fn=None``; 0 where everything is masked.
+        The reduced loss, or ``[...]`` with ``reduce_fn=None``; 0 where everything is masked.
 
     Raises:
         TypeError: scores, ``log_w``, ``counts`` or weights are not floating, ``indices`` no integers, ``where`` not
@@ -184,8 +190,6 @@ def resampled_softmax(
     check_integer(indices=indices)
     check_choice(_RESAMPLED, variant=variant)
     shape = jnp.shape(pos)
-    if len(shape) != 1:
-        raise ValueError(f"pos must be of shape (B,), got {shape}")
     check_samples(shape, scores=scores)
     if (indices is None) == (counts is None):
         raise ValueError("give either indices or counts")
@@ -199,22 +203,22 @@ def resampled_softmax(
     if indices is not None:
         check_samples(shape, indices=indices)
         drawn, n_drawn = jnp.ones(jnp.shape(indices)), indices.shape[-1]
-        scores = jnp.take_along_axis(scores, indices, axis=1)
-        log_w = None if log_w is None else jnp.take_along_axis(log_w, indices, axis=1)
+        scores = jnp.take_along_axis(scores, indices, axis=-1)
+        log_w = None if log_w is None else jnp.take_along_axis(log_w, indices, axis=-1)
     else:
-        drawn = jax.lax.stop_gradient(counts)
-        n_drawn = jnp.sum(drawn, axis=1, keepdims=True)
+        drawn = jax.lax.stop_gradient(fill_masked(counts, where, fill=1.0))
+        n_drawn = jnp.sum(drawn, axis=-1, keepdims=True)
     pos, scores = fill_masked(pos, where), fill_masked(scores, where)
     if variant == "mean":
-        values = jnp.sum(jnp.where(drawn > 0, scores, 0.0) * drawn / n_drawn, axis=1) - pos
+        values = jnp.sum(jnp.where(drawn > 0, scores, 0.0) * drawn / n_drawn, axis=-1) - pos
         return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
     logits = scores
     if variant == "corrected":
-        log_w = jnp.where(drawn > 0, jax.lax.stop_gradient(log_w), 0.0)
+        log_w = jnp.where(drawn > 0, jax.lax.stop_gradient(fill_masked(log_w, where)), 0.0)
         logits = scores - log_w - jnp.log(n_drawn)
     logits = jnp.where(drawn > 0, logits + jnp.log(jnp.maximum(drawn, 1e-30)), -jnp.inf)
     if variant == "released":
         total = sum_of_exponentials(pos, logits)
     else:
-        total = jax.nn.logsumexp(logits, axis=1)
+        total = jax.nn.logsumexp(logits, axis=-1)
     return safe_reduce(total - pos, weights=weights, where=where, reduce_fn=reduce_fn)

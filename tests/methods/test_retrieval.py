@@ -1,0 +1,195 @@
+"""The retrieval methods: one step against written-out losses, chunks, accidental hits, padding, states."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from debias_jax import data, methods, models, sampling, training
+from debias_jax.errors import ConfigError
+from debias_jax.methods import _retrieval
+
+N_USERS, N_ITEMS, DIM, BATCH = 14, 9, 3, 8
+MF = models.mf(N_USERS, N_ITEMS, dim=DIM, init_scale=0.7)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return training.train_data(
+        data.synthetic.generate(seed=11, n_users=N_USERS, n_items=N_ITEMS, mean_exposure=0.6)
+    )
+
+
+def one_step(method, log, number=-1, **hparams):
+    """The state before, the batch (by default the last, which is padded), and the state and the logs after."""
+    before = method.init(jax.random.key(1), log, {"weight_decay": 0.0, **hparams})
+    batches = method.batches(log, jax.random.key(2))
+    batch = jax.tree.map(lambda x: x[number], batches)
+    return before, batch, *method.step(before, log, batch, jax.random.key(3))
+
+
+def gradient(after):
+    """Adam's first moment after one step is a tenth of the gradient."""
+    return jax.tree.map(lambda mu: np.asarray(mu) / 0.1, optax.tree.get(after.opt_state["prediction"], "mu"))
+
+
+def popularity(log):
+    counts = np.bincount(np.asarray(log.clicks[1]), minlength=N_ITEMS)
+    return np.maximum(counts, 1) / counts.sum()
+
+
+def softmax_loss(scores, log_q, own, candidates, beta=1.0, twice=False):
+    """Mean over rows, each written out."""
+    values = []
+    for row in range(len(own)):
+        logits = [beta * scores[row, j] - log_q[j] for j in range(scores.shape[1]) if candidates[row, j]]
+        pos = beta * scores[row, own[row]] - log_q[own[row]]
+        total = np.sum(np.exp(logits)) + (np.exp(pos) if twice else 0.0)
+        values.append((np.log(total) - pos) / beta)
+    return np.mean(values)
+
+
+def test_the_popularity_is_the_share_of_clicks(log):
+    np.testing.assert_allclose(np.exp(_retrieval.log_popularity(log)), popularity(log), rtol=1e-5)
+
+
+@pytest.mark.parametrize("hits", [False, True], ids=["hits_kept", "hits_removed"])
+@pytest.mark.parametrize(
+    ("name", "options", "power", "beta", "twice"),
+    [
+        ("ssl", {}, 0.0, 1.0, False),
+        ("ssl", {"variant": "released"}, 0.0, 1.0, True),
+        ("ssl_pop", {}, 1.0, 1.0, False),
+        ("ssl_pop", {"sharpness": 2.0}, 1.0, 2.0, False),
+    ],
+    ids=["ssl", "ssl_released", "ssl_pop", "ssl_pop_sharp"],
+)
+def test_the_loss_of_a_padded_batch(log, name, options, power, beta, twice, hits):
+    method = getattr(methods, name)(MF, batch_size=BATCH, remove_accidental_hits=hits, **options)
+    before, batch, after, logs = one_step(method, log)
+    params = jax.tree.map(np.asarray, before.params["prediction"])
+    kept = np.flatnonzero(batch.where)
+    assert 0 < len(kept) < BATCH
+    users, items = (np.asarray(x)[kept] for x in (batch.users, batch.items))
+    scores = params["user"][users] @ params["item"][items].T
+    candidates = np.ones(scores.shape, bool)
+    if hits:
+        candidates = (items[:, None] != items[None]) | np.eye(len(kept), dtype=bool)
+        assert not candidates.all()
+    log_q = power * np.log(popularity(log))[items]
+    expected = softmax_loss(scores, log_q, np.arange(len(kept)), candidates, beta, twice)
+    np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
+    assert not np.isin(np.flatnonzero(np.abs(gradient(after)["user"]).sum(axis=1)), users, invert=True).any()
+
+
+@pytest.mark.parametrize("variant", ["published", "released"])
+def test_mixed_negatives(log, variant):
+    n_uniform = 5
+    method = methods.mns(MF, batch_size=BATCH, n_uniform=n_uniform, variant=variant)
+    before, batch, _, logs = one_step(method, log, number=0)
+    assert bool(batch.where.all())
+    uniform = sampling.uniform_items(jax.random.fold_in(jax.random.key(3), 0), (n_uniform,), n_items=N_ITEMS)
+    params = jax.tree.map(np.asarray, before.params["prediction"])
+    items = np.concatenate([batch.items, uniform])
+    scores = params["user"][np.asarray(batch.users)] @ params["item"][items].T
+    share = BATCH / (BATCH + n_uniform)
+    pop, own = popularity(log)[items], np.arange(BATCH)
+    if variant == "published":
+        log_q = np.log(share * pop + (1 - share) / N_ITEMS)
+        expected = softmax_loss(scores, log_q, own, np.ones(scores.shape, bool))
+    else:
+        log_q = np.log((1 - share) * pop + share / N_ITEMS)
+        pos = scores[own, own] - np.log(pop[own])
+        expected = np.mean(np.log(np.exp(pos) + np.exp(scores - log_q).sum(axis=1)) - pos)
+    np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
+
+
+def test_frequencies_count_the_batches_that_hold_an_item(log):
+    method = methods.g_tower(MF, batch_size=BATCH)
+    before, batch, after, logs = one_step(method, log, frequency_rate=0.25)
+    kept = np.asarray(batch.where)
+    items = np.asarray(batch.items)[kept]
+    interval = np.full(N_ITEMS, N_ITEMS / BATCH)
+    interval[np.unique(items)] = 0.75 * N_ITEMS / BATCH + 0.25 * 1
+    np.testing.assert_allclose(after.extra.interval[0], interval, rtol=1e-6)
+    np.testing.assert_array_equal(np.flatnonzero(after.extra.last_seen[0]), np.unique(items))
+    params = jax.tree.map(np.asarray, before.params["prediction"])
+    scores = params["user"][np.asarray(batch.users)[kept]] @ params["item"][items].T
+    expected = softmax_loss(
+        scores, -np.log(interval[items]), np.arange(len(items)), np.ones(scores.shape, bool)
+    )
+    np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ssl", "ssl_pop", "mns", "g_tower"])
+def test_chunks_have_the_gradient_of_the_whole_batch(log, name):
+    """Of the towers' parameters, which the score matrix is never whole for."""
+    model = models.two_tower(N_USERS, N_ITEMS, dim=DIM, hidden=(4,), normalize=True, temperature=0.3)
+    steps = [
+        one_step(
+            getattr(methods, name)(model, batch_size=BATCH, remove_accidental_hits=True, chunk=chunk), log
+        )
+        for chunk in (None, 2, BATCH)
+    ]
+    whole = gradient(steps[0][2])
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
+    for _, _, after, logs in steps[1:]:
+        np.testing.assert_allclose(logs["loss"], steps[0][3]["loss"], rtol=1e-6)
+        for ours, expected in zip(jax.tree.leaves(gradient(after)), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(ours, expected, atol=2e-6 * largest)
+
+
+def test_resampling_never_draws_padding_or_hits(log):
+    """With accidental hits removed, no other column with the row's item and no padded column has a gradient."""
+    method = methods.bir(MF, batch_size=BATCH, n_resampled=64, remove_accidental_hits=True)
+    before, batch, after, _ = one_step(method, log)
+    kept = np.asarray(batch.where)
+    padded_only = np.setdiff1d(np.asarray(batch.items)[~kept], np.asarray(batch.items)[kept])
+    assert (gradient(after)["item"][padded_only] == 0).all()
+    assert set(np.flatnonzero(np.abs(gradient(after)["item"]).sum(axis=1))) <= set(
+        np.asarray(batch.items)[kept].tolist()
+    )
+
+
+def test_xir_counts_what_it_resampled_and_draws_the_cache_from_it(log):
+    method = methods.xir(MF, batch_size=BATCH, cache_size=5, n_resampled=3)
+    before, batch, after, logs = one_step(method, log)
+    n_rows = int(batch.where.sum())
+    assert float(after.extra.occurrences.sum()) == 2 * 3 * n_rows
+    seen = np.concatenate([np.asarray(batch.items)[np.asarray(batch.where)], before.extra.items])
+    counted = np.flatnonzero(after.extra.occurrences)
+    assert np.isin(counted, seen).all() and np.isin(after.extra.items, counted).all()
+    assert np.isfinite(float(logs["loss"]))
+    forgetful = method.init(jax.random.key(1), log, {"occurrence_decay": 0.5})
+    state = forgetful
+    for number in range(2):
+        state, _ = method.step(state, log, batch, jax.random.key(number))
+    assert float(state.extra.occurrences.sum()) == 1.5 * 2 * 3 * n_rows
+
+
+def test_weight_of_the_cache(log):
+    """With weight 0 the cache has no part in the loss, with weight 1 the batch has none but for the positive."""
+    method = methods.xir(MF, batch_size=BATCH, cache_size=2, n_resampled=4)
+    before, batch, after, _ = one_step(method, log, cache_weight=0.0)
+    only_cache = np.setdiff1d(before.extra.items, batch.items)
+    if only_cache.size:
+        assert (gradient(after)["item"][only_cache] == 0).all()
+    mean = methods.xir(MF, batch_size=BATCH, cache_size=2, n_resampled=4, loss_variant="mean")
+    _, _, after, _ = one_step(mean, log, cache_weight=1.0)
+    touched = np.flatnonzero(np.abs(gradient(after)["item"]).sum(axis=1))
+    assert np.isin(touched, np.concatenate([before.extra.items, batch.items])).all()
+
+
+def test_a_model_without_towers_and_wrong_sizes_are_refused(log):
+    for name in ("ssl", "ssl_pop", "mns", "g_tower", "bir", "xir"):
+        factory = getattr(methods, name)
+        with pytest.raises(ConfigError, match="needs a model of two towers, .*take mf or two_tower"):
+            factory(models.mmoe(N_USERS, N_ITEMS, dim=2, tasks=("label",)))
+        with pytest.raises(ConfigError, match="chunk 3 does not divide the batch size 8"):
+            factory(MF, batch_size=8, chunk=3)
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            factory(MF, batch_size=0)
+    with pytest.raises(ValueError, match="n_uniform must be at least 1, got 0"):
+        methods.mns(MF, n_uniform=0)
+    with pytest.raises(ValueError, match="unknown variant 'corrected'"):
+        methods.xir(MF, variant="corrected")
