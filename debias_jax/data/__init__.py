@@ -7,6 +7,8 @@ imports jax.
 
 from debias_jax.data import coat as coat
 from debias_jax.data import frame as frame
+from debias_jax.data import gowalla as gowalla
+from debias_jax.data import implicit as implicit
 from debias_jax.data import kuairec as kuairec
 from debias_jax.data import movielens as movielens
 from debias_jax.data import semi_synthetic as semi_synthetic
@@ -32,6 +34,8 @@ __all__ = [
     "coat",
     "concatenate",
     "frame",
+    "gowalla",
+    "implicit",
     "kuairec",
     "movielens",
     "semi_synthetic",
