@@ -19,11 +19,20 @@ from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError, nearest
 from debias_jax.methods.base import CvrBatch, Method, PairBatch
 
+
+def ml_100k_implicit(path: str, *, min_user_rows: int = 10, min_item_rows: int = 10) -> Dataset:
+    """MovieLens 100K as implicit feedback, see ``data.implicit.from_ratings``."""
+    ratings = data.movielens.load_100k(path)
+    return data.implicit.from_ratings(ratings, min_user_rows=min_user_rows, min_item_rows=min_item_rows)
+
+
 DATASETS = {
     "coat": data.coat.load,
     "coat_fixed_split": data.coat.load_fixed_split,
+    "gowalla": data.gowalla.load,
     "kuairec": data.kuairec.load,
     "ml_100k": data.movielens.load_100k,
+    "ml_100k_implicit": ml_100k_implicit,
     "ml_100k_sim": _complete.load_ml_100k_sim,
     "own": data.frame.read,
     "synthetic": None,
@@ -34,8 +43,10 @@ DATASETS = {
 FOLDERS = {
     "coat": "coat",
     "coat_fixed_split": "coat",
+    "gowalla": "gowalla",
     "kuairec": "kuairec",
     "ml_100k": "ml-100k",
+    "ml_100k_implicit": "ml-100k",
     "ml_100k_sim": "ml-100k",
     "yahoo_r3": "yahoo-r3",
 }
@@ -198,7 +209,10 @@ def _two_tower(n_users: int, n_items: int, settings: Mapping[str, Any], **featur
         n_users,
         n_items,
         **_chosen_features(settings, features),
-        **{name: settings[name] for name in ("dim", "hidden", "ids", "bias", "init_scale")},
+        **{
+            name: settings[name]
+            for name in ("dim", "hidden", "ids", "bias", "init_scale", "normalize", "temperature")
+        },
     )
 
 

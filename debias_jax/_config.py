@@ -43,9 +43,11 @@ def base_config() -> ConfigDict:
     config.model.dim = 50
     config.model.bias = False
     config.model.init_scale = 0.1
-    # Of two_tower: hidden layers, and whether the towers read ids.
+    # Of two_tower: hidden layers, whether the towers read ids, whether the score is a cosine, and over what.
     config.model.hidden = (64,)
     config.model.ids = True
+    config.model.normalize = False
+    config.model.temperature = 1.0
     # Of two_tower and mmoe: whether they read the features of the dataset.
     config.model.features = False
     # The released parametrisation of the propensity model: factors of ``dim`` and a linear layer, not two offsets.

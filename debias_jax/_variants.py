@@ -266,3 +266,74 @@ def released_schedule(config: ConfigDict) -> None:
     config.train.patience = 0
     config.train.restore = "last"
     config.train.plateau.log = "observed_loss"
+
+
+RETRIEVAL = ("ssl", "ssl_pop", "ssl_pop_sharp", "mns", "g_tower", "bir", "bir_mean", "xir")
+"""The retrieval methods, the limit of BIR's resampling, and the form of BIR that aims at the softmax."""
+
+RETRIEVAL_RELEASED = (
+    "ssl_released",
+    "ssl_pop_released",
+    "mns_released",
+    "g_tower_released",
+    "bir_released",
+    "xir_released",
+)
+"""The programs released with BIR and XIR."""
+
+
+def retrieval_variants(tuned: Mapping[str, Mapping[str, float]], *, batch_size: int) -> dict[str, ConfigDict]:
+    """Every variant of the retrieval family, each with the tuned hyperparameters of its method.
+
+    Args:
+        tuned: method or variant name -> hyperparameters; a variant without an entry takes its method's.
+        batch_size: clicks a step, as many uniform items in mixed negatives.
+
+    Returns:
+        Variant name -> entry of ``config.variants``.
+    """
+    released = {"variant": "released"}
+    uniform = {"n_uniform": batch_size}
+    named = {
+        "ssl": ("ssl", {}),
+        "ssl_pop": ("ssl_pop", {}),
+        "ssl_pop_sharp": ("ssl_pop", {"sharpness": 2.0}),
+        "mns": ("mns", uniform),
+        "g_tower": ("g_tower", {}),
+        "bir": ("bir", {}),
+        "bir_mean": ("bir", {"variant": "mean"}),
+        "bir_corrected": ("bir", {"variant": "corrected"}),
+        "xir": ("xir", {}),
+        "ssl_released": ("ssl", released),
+        "ssl_pop_released": ("ssl_pop", released),
+        "mns_released": ("mns", {**released, **uniform}),
+        "g_tower_released": (
+            "g_tower",
+            {**released, "table_sizes": (4993, 4999, 5003, 5009, 5011), "initial_interval": 1.0},
+        ),
+        "bir_released": ("bir", released),
+        "xir_released": ("xir", released),
+    }
+    return {
+        name: variant(method, options=options, **{**tuned.get(method, {}), **tuned.get(name, {})})
+        for name, (method, options) in named.items()
+    }
+
+
+RETRIEVAL_SPACE = {
+    "default": {"lr": ("log", 1e-3, 3e-2), "weight_decay": ("log", 1e-7, 1e-3)},
+    "xir": {"cache_weight": ("choice", (0.0, 0.2, 0.5, 0.8, 1.0))},
+    "g_tower": {"frequency_rate": ("log", 1e-4, 1e-1)},
+}
+"""Search ranges: what methods share, and what single ones have on top."""
+
+
+def retrieval_settings(config: ConfigDict) -> None:
+    """How retrieval methods are judged and searched: ranking of the catalogue, by validation NDCG@10."""
+    config.protocol.validation = "xir"
+    config.protocol.validation_metrics = ("ndcg@10",)
+    config.protocol.monitor = "ndcg@10"
+    config.protocol.test = "xir"
+    config.protocol.headline = "ndcg@10"
+    config.tune.space = RETRIEVAL_SPACE
+    config.train.restore = "best"

@@ -1,0 +1,39 @@
+"""Gowalla check-ins in LightGCN's split: retrieval from 40,981 places, 810,128 training pairs of 29,858 users.
+
+    python launch/train.py --config=configs/gowalla.py:ssl_pop --workdir=runs/gowalla_ssl_pop
+    python launch/train.py --config=configs/gowalla.py:table --workdir=runs/gowalla
+
+A tenth of each user's training rows is for validation. Settings of the program of Chen et al., NeurIPS 2022: dim 32,
+batch 2048, 100 epochs.
+"""
+
+from debias_jax import experiment
+
+TUNED = {}
+
+FIRST = {"default": [{"lr": 1e-2, "weight_decay": 1e-5}]}
+"""What the released program sets for this dataset."""
+
+GROUPS = {"table": experiment.RETRIEVAL, "released": experiment.RETRIEVAL_RELEASED}
+
+
+def get_config(method: str = ""):
+    """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
+    batch_size = 2048
+    config = experiment.base_config()
+    with config.unlocked():
+        table = experiment.retrieval_variants(TUNED, batch_size=batch_size)
+        experiment.select_variants(config, method, table, groups=GROUPS)
+        config.data.name = "gowalla"
+        config.data.split = {"name": "random_where_missing", "validation": 0.1, "seed": 10}
+        config.model.dim = 32
+        config.train.batch_size = batch_size
+        config.train.epochs = 100
+        config.train.eval_every = 5
+        config.train.patience = 2
+        config.tune.trials = 8
+        config.tune.startup = 4
+        config.tune.first = FIRST
+        config.seeds = (10, 20)
+        experiment.retrieval_settings(config)
+    return config

@@ -1,0 +1,38 @@
+"""MovieLens 100K as implicit feedback: retrieval from 1,152 films, 53,473 pairs of 943 users.
+
+    python launch/train.py --config=configs/ml_100k_retrieval.py:ssl_pop --workdir=runs/ml_100k_ssl_pop
+    python launch/train.py --config=configs/ml_100k_retrieval.py:table --workdir=runs/ml_100k_retrieval
+
+Users and items with ten ratings at least; a row is a rating of at least the user's own mean. Of each user's rows 20 %
+are for the test and 8 %, a tenth of the rest, for validation; both parts are as biased as the log. Preparation and
+settings (dim 32, batch 256, 100 epochs) are those of the program of Chen et al., NeurIPS 2022.
+"""
+
+from debias_jax import experiment
+
+TUNED = {}
+
+FIRST = {"default": [{"lr": 1e-3, "weight_decay": 1e-3}]}
+"""What the released program sets for this dataset."""
+
+GROUPS = {"table": experiment.RETRIEVAL, "released": experiment.RETRIEVAL_RELEASED}
+
+
+def get_config(method: str = ""):
+    """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
+    batch_size = 256
+    config = experiment.base_config()
+    with config.unlocked():
+        table = experiment.retrieval_variants(TUNED, batch_size=batch_size)
+        experiment.select_variants(config, method, table, groups=GROUPS)
+        config.data.name = "ml_100k_implicit"
+        config.data.split = {"name": "random", "validation": 0.08, "test": 0.2, "per_user": True, "seed": 10}
+        config.model.dim = 32
+        config.train.batch_size = batch_size
+        config.train.epochs = 100
+        config.train.eval_every = 5
+        config.train.patience = 4
+        config.tune.first = FIRST
+        config.seeds = (10, 20, 30, 40, 50)
+        experiment.retrieval_settings(config)
+    return config
