@@ -275,6 +275,36 @@ def default_hparams(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, f
     return build_method(config, entry, n_users=1, n_items=1, user_features=row, item_features=row).hparams
 
 
+def build_model(
+    config: ConfigDict,
+    entry: Mapping[str, Any],
+    *,
+    n_users: int,
+    n_items: int,
+    user_features: np.ndarray | None = None,
+    item_features: np.ndarray | None = None,
+    **changes,
+) -> models.Model:
+    """The model of pairs of one variant.
+
+    Args:
+        config: the experiment.
+        entry: one entry of ``config.variants``.
+        n_users: size of the user vocabulary.
+        n_items: size of the item vocabulary.
+        user_features: ``[n_users, d]``, read where ``model.features`` is set.
+        item_features: ``[n_items, d]``, likewise.
+        **changes: of ``config.model``.
+
+    Raises:
+        ConfigError: a name or an option is unknown, or the model does not fit the data.
+    """
+    settings = {**model_settings(config, entry), **changes}
+    return MODELS[settings["name"]](
+        n_users, n_items, settings, user_features=user_features, item_features=item_features
+    )
+
+
 def build_method(
     config: ConfigDict,
     entry: Mapping[str, Any],
@@ -300,14 +330,15 @@ def build_method(
     factory = choose("method", entry["method"], {name: getattr(methods, name) for name in methods.__all__})
     settings = model_settings(config, entry)
 
-    def pairwise(**changes) -> models.Model:
-        return MODELS[settings["name"]](
-            n_users,
-            n_items,
-            {**settings, **changes},
-            user_features=user_features,
-            item_features=item_features,
-        )
+    pairwise = functools.partial(
+        build_model,
+        config,
+        entry,
+        n_users=n_users,
+        n_items=n_items,
+        user_features=user_features,
+        item_features=item_features,
+    )
 
     def multitask() -> models.Model | None:
         if "model" in parameters and options.get("towers") != "shared":

@@ -11,6 +11,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run of one
 _USER = flags.DEFINE_string("user", None, "Raw id of the user.")
 _K = flags.DEFINE_integer("k", 10, "Number of items.")
 _INCLUDE_SEEN = flags.DEFINE_bool("include_seen", False, "Also items that the user clicked in training.")
+_EXPORT = flags.DEFINE_string(
+    "export", None, "Folder that launch/export.py wrote of this workdir; its index is searched."
+)
 _UNKNOWN = flags.DEFINE_enum("unknown_user", "error", ["error", "popular"], "What an unknown user gets.")
 
 
@@ -21,6 +24,7 @@ def _main():
         k=_K.value,
         exclude_seen=not _INCLUDE_SEEN.value,
         unknown_user=_UNKNOWN.value,
+        export_folder=_EXPORT.value,
     )
     print("rank\titem\tscore")
     for row in recommendations:

@@ -164,7 +164,7 @@ def recommend_many(
         raise DataError(f"k = {k} items were asked for, and the catalogue has only {n_items}")
     if exclude_seen and bundle.seen is None:
         raise DataError("the bundle does not say what users have seen; pass exclude_seen=False")
-    codes = _encode(bundle, users, unknown_user)
+    codes = encode_users(bundle, users, unknown_user)
     items = np.full((len(codes), k), -1, np.int32)
     scores = np.full((len(codes), k), -np.inf, np.float32)
 
@@ -219,7 +219,7 @@ def _seen_mask(bundle: Bundle, codes: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _encode(bundle: Bundle, users: Sequence[str], unknown_user: str) -> np.ndarray:
+def encode_users(bundle: Bundle, users: Sequence[str], unknown_user: str) -> np.ndarray:
     """User codes, with ``_UNKNOWN`` for ids that get the popular items."""
     if unknown_user not in ("error", "popular"):
         raise ConfigError(f"unknown_user must be 'error' or 'popular', got {unknown_user!r}")
