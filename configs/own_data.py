@@ -5,6 +5,7 @@ r"""The user's own csv, tsv or parquet file: a user and an item column, and a la
         --config.data.options.user=uid --config.data.options.item=sku --config.data.options.rating=stars \
         --config.data.options.threshold=4 --workdir=runs/own_rated
     python launch/train.py --config=configs/own_data.py:badr --config.data.path=impressions.csv --workdir=runs/own_cvr
+    python launch/train.py --config=configs/own_data.py:ssl_pop --config.data.path=pairs.csv --workdir=runs/own_pairs
 
 Without label and rating every row is a click. Without a split column 10 % of each user's rows are the test part and
 10 % of the rest choose hyperparameters; such a test part is as biased as the log.
@@ -28,11 +29,17 @@ CONVERSION = {
     if name not in IMPLICIT
 }
 
+_START = {"lr": 1e-2, "weight_decay": 1e-5}
+RETRIEVAL = experiment.retrieval_variants(
+    dict.fromkeys(("ssl", "ssl_pop", "mns", "g_tower", "bir", "xir"), _START), batch_size=1024
+)
+
 RATED = ("mean_logit_ratings", "mf_rated", "ips", "ips_popularity", "ips_logged", "snips", "snips_logged")
 """Variants of the implicit family that learn from the labels of observed pairs, as the conversion family does."""
 
 GROUPS = {
     "family": experiment.IMPLICIT,
+    "retrieval": experiment.RETRIEVAL,
     "cvr": ("mean_logit_ratings", "mf_bias", "ips", "dr_jl", "sndr", "badr"),
 }
 
@@ -40,11 +47,12 @@ GROUPS = {
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``.
 
-    Variants of the conversion family, alone or beside those of ``RATED``, get the settings of ``for_conversions``.
+    Variants of the conversion family, alone or beside those of ``RATED``, get the settings of ``for_conversions``,
+    those of retrieval the settings of ``for_retrieval``.
     """
     config = experiment.base_config()
     with config.unlocked():
-        experiment.select_variants(config, method, IMPLICIT | CONVERSION, groups=GROUPS)
+        experiment.select_variants(config, method, IMPLICIT | CONVERSION | RETRIEVAL, groups=GROUPS)
         config.data.name = "own"
         config.data.options = {
             "user": "user",
@@ -77,6 +85,8 @@ def get_config(method: str = ""):
         chosen = set(config.methods)
         if chosen & set(CONVERSION) and chosen <= {*CONVERSION, *RATED}:
             for_conversions(config)
+        if chosen and chosen <= set(RETRIEVAL):
+            for_retrieval(config)
     return config
 
 
@@ -104,3 +114,14 @@ def for_conversions(config: ConfigDict) -> None:
     # The datasets of that space observe 5 to 16 % of all pairs; a log of clicks may observe far fewer, and a clip above
     # every propensity would make all of them equal.
     config.tune.space.default.min_propensity = ("log", 1e-4, 1e-1)
+
+
+def for_retrieval(config: ConfigDict) -> None:
+    """Settings of pairs from which items are to be retrieved: towers with in-batch negatives, ranking of all items."""
+    config.baseline = "ssl_pop"
+    config.data.split = {"name": "random_where_missing", "test": 0.1, "validation": 0.1, "seed": 0}
+    config.model.dim = 32
+    experiment.retrieval_settings(config)
+    config.protocol.metrics = ("ndcg@10", "recall@10")
+    config.train.batch_size = 1024
+    config.train.epochs = 50

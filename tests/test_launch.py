@@ -1,5 +1,6 @@
 """The launch scripts: a round trip, and what they say to a user who got something wrong."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -217,6 +218,38 @@ class TestClicksAndConversions:
             "train", self.CVR, f"--config.data.path={tmp_path}/log.csv", *options, f"--workdir={tmp_path}/run"
         )
         assert_one_line(*refusal, *fragments)
+
+
+class TestRetrieval:
+    """A csv of pairs is trained on, exported and queried by raw ids."""
+
+    def test_three_commands(self, scripts, impressions, tmp_path):
+        lines = [line.rsplit(",", 2)[0] for line in impressions.read_text().splitlines()]
+        pairs = tmp_path / "pairs.csv"
+        pairs.write_text("\n".join(lines) + "\n")
+        run, items = f"--workdir={tmp_path}/run", f"{tmp_path}/items"
+        config = ["--config=configs/own_data.py:ssl_pop", f"--config.data.path={pairs}"]
+        small = ["--config.model.dim=4", "--config.train.epochs=2", "--config.train.batch_size=256"]
+        out = scripts.succeed("train", *config, *small, "--config.seeds=(0,)", run)
+        assert "pairs, protocol xir" in out and "ndcg@10" in out
+        index = "flat" if importlib.util.find_spec("faiss") else "none"
+        out = scripts.succeed("export", run, f"--folder={items}", f"--index={index}", "--k=5")
+        assert "50 item vectors of 4 numbers" in out
+        assert index == "none" or "index flat: 1.0000 of the exact top 5, 60 users asked" in out
+        exact = scripts.succeed("recommend", run, "--user=u-07", "--k=5")
+        assert scripts.succeed("recommend", run, "--user=u-07", "--k=5", f"--export={items}") == exact
+        assert exact.count("sku-") == 5
+        refusal = scripts.run("recommend", run, "--user=u-70", f"--export={items}")
+        assert_one_line(*refusal, "user 'u-70' is not among the 60 known users")
+
+    def test_a_score_that_is_no_inner_product_is_not_exported(self, scripts, impressions, tmp_path):
+        config = ["--config=configs/own_data.py:mean_logit_ratings", f"--config.data.path={impressions}"]
+        label = ["--config.data.options.label=converted", "--config.data.options.observed=clicked"]
+        scripts.succeed("train", *config, *label, "--config.seeds=(0,)", f"--workdir={tmp_path}/run")
+        refusal = scripts.run(
+            "export", f"--workdir={tmp_path}/run", f"--folder={tmp_path}/items", "--index=none"
+        )
+        assert_one_line(*refusal, "the score of mean_logit is no inner product of vectors of its model")
 
 
 class TestWrongSettings:
