@@ -59,7 +59,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     The module may hold ``nnx.Param`` variables only. A module with dropout takes ``rngs`` in its ``__call__``
     and hands it on, ``self.dropout(x, deterministic=rngs is None, rngs=rngs)``, after making the layer
     without ``rngs``; one whose ``__call__`` has no ``rngs`` argument is deterministic and ``apply`` ignores
-    the key.
+    the key. Of a module without ``__call__``, a mere bundle of parts, only ``init`` is of use.
 
     Args:
         make: ``rngs -> module``; called to learn the structure without drawing numbers, and once in each
@@ -91,7 +91,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         )
     # Layers in a list have integer keys in flax; files and optimiser labels want strings.
     paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(declared)}
-    takes_rngs = "rngs" in inspect.signature(template.__call__).parameters
+    takes_rngs = callable(template) and "rngs" in inspect.signature(template.__call__).parameters
 
     def init(key: Key) -> Params:
         drawn = dict(nnx.to_flat_state(nnx.state(make(nnx.Rngs(key)), nnx.Param)))

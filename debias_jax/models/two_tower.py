@@ -167,6 +167,3 @@ class _TwoTowers(nnx.Module):
             self.user_bias = nnx.Param(jnp.zeros(user_shape[0], jnp.float32))
             self.item_bias = nnx.Param(jnp.zeros(item_shape[0], jnp.float32))
             self.global_bias = nnx.Param(jnp.zeros((), jnp.float32))
-
-    def __call__(self):
-        """Not called: the towers are evaluated one by one."""

@@ -1,0 +1,147 @@
+"""What a finished workdir answers: its configs, its bundle, an export of its vectors, recommendations."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from debias_jax import _config, _results, serving
+from debias_jax._build import build_method, build_model
+from debias_jax.errors import ConfigError
+from debias_jax.methods.base import TrainState
+
+
+def workdir_configs(workdir: str | os.PathLike) -> list[tuple[str, pathlib.Path, ConfigDict]]:
+    """(variant, folder, config) of every variant in a workdir."""
+    folder = pathlib.Path(workdir)
+    written = _results.read_json(folder / "config.json")
+    if written is None:
+        raise ConfigError(
+            f"{folder} is no workdir: it holds no config.json; train first with launch/train.py"
+        )
+    config = _config.from_dict(written)
+    names = list(config.methods)
+    return [(name, folder if len(names) == 1 else folder / name, config) for name in names]
+
+
+def _load_bundle(workdir: str | os.PathLike) -> tuple[serving.Bundle, ConfigDict, dict[str, Any]]:
+    """The bundle of a one-variant workdir, its config and the sizes and features of its data."""
+    configs = workdir_configs(workdir)
+    if len(configs) > 1:
+        names = ", ".join(name for name, _, _ in configs)
+        raise ConfigError(
+            f"{workdir} holds several variants; name one: --workdir={workdir}/NAME, NAME of {names}"
+        )
+    folder = configs[0][1] / "bundle"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder.parent} holds no bundle; train first with launch/train.py")
+    bundle = serving.load_bundle(folder)
+    sizes = {
+        "n_users": len(bundle.users),
+        "n_items": len(bundle.items),
+        "user_features": bundle.user_features,
+        "item_features": bundle.item_features,
+    }
+    return bundle, _config.from_dict(bundle.config["experiment"]), sizes
+
+
+def load_predictor(workdir: str | os.PathLike):
+    """The bundle of a one-variant workdir, and ``score(params, users, items)`` for it.
+
+    Raises:
+        ConfigError: the workdir has no bundle, or several variants.
+        CheckpointError: the bundle is damaged.
+    """
+    bundle, config, sizes = _load_bundle(workdir)
+    method = build_method(config, bundle.config["entry"], **sizes)
+
+    def score(params, users, items):
+        state = TrainState(jnp.zeros((), jnp.int32), {"prediction": params}, {}, {}, {})
+        return method.predict(state, users, items)
+
+    return bundle, score
+
+
+def export(
+    workdir: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    format: str = "safetensors",
+    index: str = "flat",
+    k: int = 100,
+) -> serving.ExportReport:
+    """Writes the item vectors of a run's bundle and an index of them; see ``serving.export``.
+
+    Args:
+        workdir: folder of a finished run of one variant.
+        folder: the target.
+        format: ``"safetensors"`` or ``"npz"``.
+        index: ``"flat"``, ``"hnsw"``, ``"ivf"`` or ``"none"``.
+        k: of the recall that is measured.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: the workdir has no bundle or several variants, an option is unknown, or the score of the method is
+            no inner product of the model's vectors.
+        CheckpointError: the bundle is damaged, or the folder cannot be written.
+        MissingExtraError: an index is wanted, and faiss is not installed.
+    """
+    bundle, towers = _load_towers(workdir)
+    return serving.export(folder, bundle, **towers, format=format, index=index, k=k)
+
+
+def _load_towers(workdir: str | os.PathLike) -> tuple[serving.Bundle, dict[str, Any]]:
+    """The bundle of a workdir, and the towers of its model."""
+    bundle, config, sizes = _load_bundle(workdir)
+    entry = bundle.config["entry"]
+    model = build_model(config, entry, **sizes)
+    fitted = jax.eval_shape(model.init, jax.random.key(0))
+    if model.item_tower is None or jax.tree.structure(fitted) != jax.tree.structure(bundle.params):
+        raise ConfigError(
+            f"the score of {entry['method']} is no inner product of vectors of its model; mf and two_tower can be "
+            "exported, with methods that train them alone"
+        )
+    return bundle, {"user_tower": model.user_tower, "item_tower": model.item_tower}
+
+
+def recommend(
+    workdir: str | os.PathLike,
+    user: str,
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    unknown_user: str = "error",
+    export_folder: str | os.PathLike | None = None,
+) -> list[serving.Recommendation]:
+    """The top-k items of a user in raw ids, from the bundle of a workdir alone.
+
+    Args:
+        workdir: folder of a finished run of one variant.
+        user: raw id.
+        k: number of items.
+        exclude_seen: whether items that the user clicked in training stay out.
+        unknown_user: ``"error"`` or ``"popular"``.
+        export_folder: folder that ``export`` wrote of this workdir, whose index is searched; None scores all items.
+
+    Raises:
+        ConfigError: the workdir has no bundle, or an unknown user is to get popular items from an export.
+        CheckpointError: the bundle or the export is damaged.
+        DataError: the user is unknown, or ``k`` is larger than what is left or found.
+    """
+    if export_folder is None:
+        bundle, score = load_predictor(workdir)
+        return serving.recommend(
+            score, bundle, user, k=k, exclude_seen=exclude_seen, unknown_user=unknown_user
+        )
+    if unknown_user != "error":
+        raise ConfigError(
+            "an export has no popular items for unknown users; leave out the export or unknown_user"
+        )
+    bundle, towers = _load_towers(workdir)
+    index = serving.load_index(export_folder)
+    return serving.recommend_from(index, bundle, towers["user_tower"], user, k=k, exclude_seen=exclude_seen)
