@@ -29,7 +29,9 @@ DATASETS = {
 }
 """How the datasets of published rows are written."""
 
-VARIANTS_OF = {name: "badr" for name in ("badr_released", "badr_detached", "badr_corrected")}
+VARIANTS_OF = {
+    name: "badr" for name in ("badr_released", "badr_released_block", "badr_detached", "badr_corrected")
+}
 """Variants that stand beside the published row of another name."""
 
 

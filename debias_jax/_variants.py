@@ -108,8 +108,14 @@ CVR_CONTROLS = (
 )
 """What BADR's result rests on: propensities made constant, the imputation frozen at its start or replaced by zeros."""
 
-CVR_RELEASED = ("badr_released", "badr_released_constant", "badr_released_frozen", "badr_released_zeros")
-"""The program released with BADR, and the same controls of it."""
+CVR_RELEASED = (
+    "badr_released",
+    "badr_released_block",
+    "badr_released_constant",
+    "badr_released_frozen",
+    "badr_released_zeros",
+)
+"""The program released with BADR, the same with blocks for lists of pairs, and the same controls of it."""
 
 RELEASED_BADR = {
     "variant": "released",
@@ -179,6 +185,7 @@ def cvr_variants(
     at_paper_scale = {"init_scale": 1.0, "propensity_factors": True}
     for name, options, fixed in (
         ("badr_released", {}, {}),
+        ("badr_released_block", {"frame": "block"}, {}),
         ("badr_released_constant", {"propensity": "constant"}, {}),
         ("badr_released_frozen", {}, {"imputation_lr": 0.0}),
         ("badr_released_zeros", {"imputation": "zeros"}, {}),
