@@ -40,15 +40,6 @@ _LAB = {
     "min_propensity": 0.05,
 }
 
-_TOWERS = {
-    "lr": 0.01,
-    "weight_decay": 1e-4,
-    "propensity_lr": 0.01,
-    "min_propensity": 0.05,
-    "ctr_weight": 1.0,
-}
-_IMPUTATION = {"imputation_lr": 0.01, "imputation_weight_decay": 1e-4}
-
 _CALIBRATED = {
     "lr": 0.0216,
     "weight_decay": 0.0049,
@@ -70,10 +61,7 @@ FIRST = {
     "cvib": [{"lr": 0.01, "weight_decay": 1e-4, "contrast_weight": 0.1, "confidence_weight": 0.05}],
     "dib": [{"lr": 0.01, "weight_decay": 1e-3, "combined_weight": 0.15, "biased_weight": 0.05}],
     "damf": [{"lr": 0.01, "adversary_lr": 0.01, "weight_decay": 0.00196, "discrepancy_weight": 0.0529}],
-    "multi_ips": [_TOWERS],
-    "multi_dr": [{**_TOWERS, **_IMPUTATION}],
-    "escm2_ips": [{**_TOWERS, "ctcvr_weight": 1.0}],
-    **{name: [{**_TOWERS, **_IMPUTATION, "ctcvr_weight": 1.0}] for name in ("escm2_dr", "ddpo")},
+    **experiment.MULTITASK_FIRST,
     "badr": [{name: value for name, value in PUBLISHED.items() if not name.startswith("propensity")}],
     # What an earlier search of 30 trials found for mf, for the prediction and the imputation of every method.
     "default": [

@@ -235,6 +235,25 @@ CVR_SPACE = {
 """Search ranges: what methods share, and what single ones have on top."""
 
 
+_TOWERS = {
+    "lr": 0.01,
+    "weight_decay": 1e-4,
+    "propensity_lr": 0.01,
+    "min_propensity": 0.05,
+    "ctr_weight": 1.0,
+}
+_WITH_IMPUTATION = {**_TOWERS, "imputation_lr": 0.01, "imputation_weight_decay": 1e-4}
+
+MULTITASK_FIRST = {
+    "multi_ips": [_TOWERS],
+    "multi_dr": [_WITH_IMPUTATION],
+    "escm2_ips": [{**_TOWERS, "ctcvr_weight": 1.0}],
+    "escm2_dr": [{**_WITH_IMPUTATION, "ctcvr_weight": 1.0}],
+    "ddpo": [{**_WITH_IMPUTATION, "ctcvr_weight": 1.0}],
+}
+"""What the released multi-task programs set, for ``config.tune.first``; all losses weigh alike."""
+
+
 def conversion_settings(config: ConfigDict, *, metrics: Sequence[str]) -> None:
     """How conversion-rate methods are judged and searched: by validation AUC; ``metrics`` are those of the test."""
     config.protocol.validation = "badr"

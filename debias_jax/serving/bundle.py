@@ -143,8 +143,7 @@ def save_bundle(
     manifest = {"kind": _KIND, "version": _VERSION, "meta": json.loads(_json(bundle.meta, "meta"))}
 
     target = pathlib.Path(folder).resolve()
-    if target.exists() and not (target / _MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
-        raise CheckpointError(f"{target} exists and is not a bundle; it is left alone, choose another folder")
+    _files.check_replaceable(target, _MANIFEST, "a bundle")
     try:
         with _files.staged_folder(target) as staging:
             (staging / _WEIGHTS).write_bytes(safetensors.save(weights))

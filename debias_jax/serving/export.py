@@ -261,10 +261,7 @@ def _build_index(faiss: Any, vectors: np.ndarray, kind: str) -> Any:
 
 
 def _write(target: pathlib.Path, vectors, ids, format, faiss, built, report: ExportReport) -> None:
-    if target.exists() and not (target / _MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
-        raise CheckpointError(
-            f"{target} exists and is not an export; it is left alone, choose another folder"
-        )
+    _files.check_replaceable(target, _MANIFEST, "an export")
     try:
         with _files.staged_folder(target) as staging:
             if format == "npz":

@@ -84,6 +84,12 @@ def staged_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     sync(target.parent)
 
 
+def check_replaceable(target: pathlib.Path, manifest: str, what: str) -> None:
+    """Raises unless there is nothing at ``target``, an empty folder, or one that holds the manifest of ``what``."""
+    if target.exists() and not (target / manifest).is_file() and (target.is_file() or any(target.iterdir())):
+        raise CheckpointError(f"{target} exists and is not {what}; it is left alone, choose another folder")
+
+
 def seal(body: dict[str, Any]) -> bytes:
     """JSON bytes that carry their own digest, so that a flipped bit in a manifest does not go unseen."""
     return json.dumps({"body": body, "sha256": _body_digest(body)}).encode()
