@@ -236,3 +236,29 @@ def test_unseen_items_keep_the_shape_of_the_users():
         sampling.uniform_unseen_items(KEY, jnp.zeros(2), pairs, n_items=2)
     with pytest.raises(ValueError, match="n_items must be at least 1, got 0"):
         sampling.uniform_unseen_items(KEY, jnp.zeros(2, jnp.int32), pairs, n_items=0)
+
+
+def test_in_batch_resample_follows_its_weights_and_never_draws_an_excluded_column(rng):
+    # 20,000 draws of ten columns; a standard error is at most .0035.
+    logits = np.log(np.arange(1.0, 11.0))
+    drawn = sampling.in_batch_resample(KEY, jnp.asarray(logits, jnp.float32), n=20_000)
+    shares = np.bincount(drawn, minlength=10) / 20_000
+    np.testing.assert_allclose(shares, np.arange(1, 11) / 55, atol=4.5 * 0.0035)
+    # Many columns, a tenth of them excluded: sums that are added in parallel need not rise there.
+    logits = rng.normal(0.0, 3.0, (16, 8192)).astype(np.float32)
+    excluded = rng.random(logits.shape) < 0.1
+    excluded[0, :100], excluded[1, -100:] = True, True
+    logits[excluded] = -np.inf
+    drawn = jax.jit(lambda key: sampling.in_batch_resample(key, jnp.asarray(logits), n=100_000))(KEY)
+    assert not np.take_along_axis(excluded, np.asarray(drawn), axis=1).any()
+
+
+def test_a_row_that_excludes_all_gives_the_first_column():
+    logits = jnp.full((2, 5), -jnp.inf).at[1, 3].set(100.0)
+    assert sampling.in_batch_resample(KEY, logits, n=2).tolist() == [[0, 0], [3, 3]]
+
+
+def test_frequencies_need_a_table_and_a_positive_start():
+    for sizes, interval in (([], 1.0), ([3], 0.0)):
+        with pytest.raises(ValueError, match="must be a table and the interval must be positive"):
+            sampling.init_frequency(sizes, initial_interval=interval)

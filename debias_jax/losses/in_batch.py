@@ -30,8 +30,8 @@ from debias_jax._reduce import fill_masked, safe_reduce
 from debias_jax.losses.sampled import sum_of_exponentials
 from debias_jax.types import Array, ReduceFn
 
-_IN_BATCH = ("published", "released")
-_RESAMPLED = ("published", "released", "corrected", "mean")
+IN_BATCH_VARIANTS = ("published", "released")
+RESAMPLED_VARIANTS = ("published", "released", "corrected", "mean")
 
 
 def in_batch_softmax(
@@ -68,7 +68,8 @@ def in_batch_softmax(
         variant: ``"published"``, or ``"released"``: the positive stands in the denominator a second time.
         weights: factor of each row, a scalar or ``[...]``; a mean divides by the number of rows, not by the sum of the
             weights.
-        where: boolean ``[...]``, False for padding among the rows; leave out its columns by ``candidates``.
+        where: boolean ``[...]``, False for padding among the rows. It says nothing of columns: what stands there as
+            padding is a negative of all rows unless ``candidates`` leaves it out.
         reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the rows.
 
     Returns:
@@ -77,7 +78,7 @@ def in_batch_softmax(
     Raises:
         TypeError: scores, ``log_q`` or weights are not floating, ``targets`` no integers, ``where`` or ``candidates``
             not boolean.
-        ValueError: a shape does not fit ``scores``, or ``variant`` is unknown.
+        ValueError: a shape does not fit ``scores``, ``sharpness`` is not positive, or ``variant`` is unknown.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,8 +93,11 @@ def in_batch_softmax(
         (SSL-Pop in Chen et al., "Learning recommenders for implicit feedback with importance resampling", 2022, whose
         program is the released variant).
     """
-    check_float(scores=scores, log_q=log_q, sharpness=sharpness, weights=weights)
-    check_choice(_IN_BATCH, variant=variant)
+    check_float(scores=scores, log_q=log_q, weights=weights)
+    if isinstance(sharpness, (int, float)) and not sharpness > 0:
+        raise ValueError(f"sharpness must be positive, got {sharpness}")
+    sharpness = jnp.asarray(sharpness, jnp.result_type(scores))
+    check_choice(IN_BATCH_VARIANTS, variant=variant)
     check_integer(targets=targets)
     rows, n_columns = jnp.shape(scores)[:-1], jnp.shape(scores)[-1]
     if targets is None:
@@ -188,7 +192,7 @@ def resampled_softmax(
     """
     check_float(pos=pos, scores=scores, counts=counts, log_w=log_w, weights=weights)
     check_integer(indices=indices)
-    check_choice(_RESAMPLED, variant=variant)
+    check_choice(RESAMPLED_VARIANTS, variant=variant)
     shape = jnp.shape(pos)
     check_samples(shape, scores=scores)
     if (indices is None) == (counts is None):
@@ -204,7 +208,8 @@ def resampled_softmax(
         check_samples(shape, indices=indices)
         drawn, n_drawn = jnp.ones(jnp.shape(indices)), indices.shape[-1]
         scores = jnp.take_along_axis(scores, indices, axis=-1)
-        log_w = None if log_w is None else jnp.take_along_axis(log_w, indices, axis=-1)
+        if log_w is not None:
+            log_w = jnp.take_along_axis(log_w, indices, axis=-1)
     else:
         drawn = jax.lax.stop_gradient(fill_masked(counts, where, fill=1.0))
         n_drawn = jnp.sum(drawn, axis=-1, keepdims=True)

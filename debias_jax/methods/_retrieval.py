@@ -72,12 +72,16 @@ class Scores(NamedTuple):
         items: int32 ``[C]``.
         rows: int32 ``[b]``, the rows' numbers in the batch, which are the columns of their own items.
         candidates: bool ``[b, C]``, False for padding and for what is to be left out.
+        where: bool ``[b]``, False for padding among the rows.
+        n_clicks: float scalar, rows of the batch that are no padding.
     """
 
     scores: Array
     items: Array
     rows: Array
     candidates: Array
+    where: Array
+    n_clicks: Array
 
     @property
     def pos(self) -> Array:
@@ -130,8 +134,8 @@ def retrieval(
         model: a model with towers.
         loss: see ``RowLoss``.
         further_items: ``context -> int [K]``, columns behind those of the batch; the context is that of the loss.
-        prepare: see ``recipes.Prepare``, with ``map_rows`` in place of the parameters: ``map_rows(function, columns)``
-            gives ``function(scores) -> pytree of [b, ...]`` for all rows against these columns, without a gradient.
+        prepare: see ``recipes.Prepare``, with ``sum_rows`` in place of the parameters: ``sum_rows(function, columns)``
+            adds up the arrays ``function(scores)`` of the chunks of rows against these columns, without a gradient.
         fit: see ``recipes.supervised``.
         hparams: hyperparameters besides ``lr`` and ``weight_decay``.
         batch_size: see ``RetrievalSettings``, as for the rest.
@@ -158,34 +162,35 @@ def retrieval(
             return batch.items
         return jnp.concatenate([batch.items, further_items(context)])
 
-    def map_rows(params: Params, batch: ClickBatch, columns: Array, function: Callable[[Scores], PyTree]):
+    def each_chunk(params: Params, batch: ClickBatch, columns: Array, function: Callable[[Scores], PyTree]):
+        """``function`` of each chunk of rows, stacked; its scores are computed again on the way back."""
         queries, vectors = model.user_tower(params, batch.users), model.item_tower(params, columns)
-        n_further = columns.shape[0] - batch_size
-        valid = jnp.concatenate([batch.where, jnp.ones(n_further, bool)])
+        valid = jnp.concatenate([batch.where, jnp.ones(columns.shape[0] - batch_size, bool)])
+        n_clicks = jnp.sum(batch.where, dtype=jnp.float32)
 
         def of_rows(rows: Array) -> PyTree:
             candidates = jnp.broadcast_to(valid[None, :], (rows.shape[0], columns.shape[0]))
             if remove_accidental_hits:
                 candidates &= ~sampling.accidental_hits(columns, rows)
-            return function(Scores(queries[rows] @ vectors.T, columns, rows, candidates))
+            scores = queries[rows] @ vectors.T
+            return function(Scores(scores, columns, rows, candidates, batch.where[rows], n_clicks))
 
         rows = jnp.arange(batch_size)
         if chunk is None:
-            return of_rows(rows)
-        # Scores are computed again on the way back: one chunk of them is held at a time.
-        parts = jax.lax.map(jax.checkpoint(of_rows), rows.reshape(-1, chunk))
-        return jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), parts)
+            return jax.tree.map(lambda x: x[None], of_rows(rows))
+        return jax.lax.map(jax.checkpoint(of_rows), rows.reshape(-1, chunk))
 
     def term(params, context: Context, batch: ClickBatch):
         columns = columns_of(context, batch)
-        values = map_rows(params["prediction"], batch, columns, lambda scores: loss(scores, context))
-        return total_and_count(values, batch.where)
+        values = each_chunk(params["prediction"], batch, columns, lambda scores: loss(scores, context))
+        return total_and_count(values.reshape(batch_size), batch.where)
 
     def prepared(params, context: Context, batch: ClickBatch):
-        def mapped(function, columns):
-            return map_rows(params["prediction"], batch, columns, function)
+        def sum_rows(function, columns):
+            parts = each_chunk(params["prediction"], batch, columns, function)
+            return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)
 
-        return prepare(mapped, context, batch)
+        return prepare(sum_rows, context, batch)
 
     return supervised(
         {"prediction": prediction_group(model)},
@@ -196,6 +201,12 @@ def retrieval(
         fit=fit,
         prepare=None if prepare is None else prepared,
     )
+
+
+def resample(scores: Scores, logits: Array, key: Key, *, n: int) -> Array:
+    """``sampling.in_batch_resample`` of each row by a key of its own, so that draws do not depend on the chunks."""
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(scores.rows)
+    return jax.vmap(lambda row_key, row: sampling.in_batch_resample(row_key, row, n=n))(keys, logits)
 
 
 def log_weights(scores: Scores, log_pop: Array) -> Array:

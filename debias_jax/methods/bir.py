@@ -4,10 +4,21 @@ from typing import Unpack
 
 import jax
 
-from debias_jax import losses, sampling
-from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, log_weights, retrieval
+from debias_jax import losses
+from debias_jax._checks import check_choice
+from debias_jax.losses.in_batch import RESAMPLED_VARIANTS
+from debias_jax.methods._retrieval import (
+    RetrievalSettings,
+    Scores,
+    log_popularity,
+    log_weights,
+    resample,
+    retrieval,
+)
 from debias_jax.methods.base import Method
+from debias_jax.methods.recipes import Context
 from debias_jax.models.base import Model
+from debias_jax.types import Array
 
 
 def bir(
@@ -37,7 +48,7 @@ def bir(
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: (on training) ``variant`` is unknown, or ``n_resampled`` is below 1.
+        ValueError: ``variant`` is unknown, or ``n_resampled`` is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,13 +63,14 @@ def bir(
         Chen et al., "Cache-augmented inbatch importance resampling for training recommender retriever", NeurIPS 2022,
         section 3.1.
     """
-    n = n_resampled or settings.get("batch_size", 1024)
+    check_choice(RESAMPLED_VARIANTS, variant=variant)
+    n = settings.get("batch_size", 1024) if n_resampled is None else n_resampled
+    if n_resampled is not None and n_resampled < 1:
+        raise ValueError(f"n_resampled must be at least 1, got {n_resampled}")
 
-    def loss(scores, context):
+    def loss(scores: Scores, context: Context) -> Array:
         logits = jax.lax.stop_gradient(log_weights(scores, log_popularity(context.data)))
-        # Of a chunk of rows: each chunk has a key of its own.
-        key = jax.random.fold_in(context.key, scores.rows[0])
-        indices = sampling.in_batch_resample(key, logits, n=n)
+        indices = resample(scores, logits, context.key, n=n)
         log_w = jax.nn.log_softmax(logits, axis=1) if variant == "corrected" else None
         return losses.resampled_softmax(
             scores.pos, scores.scores, indices, log_w=log_w, variant=variant, reduce_fn=None

@@ -1,11 +1,14 @@
 """In-batch softmax with item frequencies that are estimated as the batches come by."""
 
+import math
 from collections.abc import Sequence
 from typing import Unpack
 
 import jax.numpy as jnp
 
 from debias_jax import sampling
+from debias_jax._checks import check_choice
+from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
 from debias_jax.methods._retrieval import RetrievalSettings, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -24,15 +27,16 @@ def g_tower(
     The estimates are a part of the state (``sampling.update_frequency``), with :math:`\alpha` the hyperparameter
     ``frequency_rate``. A step counts its batch first and then corrects by what it knows.
 
-    Freedom: where the estimates start, which shows until an item has been seen some :math:`1/\alpha` times.
+    Freedom: where the estimates start, which shows until an item has been seen some :math:`1/\alpha` times. One over
+    the interval is the share of *batches* that hold an item, at most 1: an item that stands in every other batch or
+    more is corrected by too little, which counts of the log (``ssl_pop``) are not.
 
     Args:
         model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
         table_sizes: see ``sampling.init_frequency``; default one table that keeps all items apart. The released program
             has five of 4993 to 5011.
-        initial_interval: see ``sampling.init_frequency``; default the number of items over the batch size, which is
-            that of items that are all equally popular. The released program has 1, so that with its rate of 1e-4 all
-            estimates stay near 1 and it behaves as ``ssl``.
+        initial_interval: see ``sampling.init_frequency``; default that of items that are all equally popular. The
+            released program has 1, so that with its rate of 1e-4 all estimates stay near 1 and it behaves as ``ssl``.
         variant: ``"published"``, or ``"released"``: the positive stands in the denominator twice.
         **settings: see ``methods._retrieval.RetrievalSettings``.
 
@@ -41,7 +45,7 @@ def g_tower(
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: (on training) ``variant`` is unknown, or a table size is below 1.
+        ValueError: ``variant`` is unknown, or a table size is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -56,16 +60,20 @@ def g_tower(
         Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019,
         algorithm 2.
     """
+    check_choice(IN_BATCH_VARIANTS, variant=variant)
     batch_size = settings.get("batch_size", 1024)
 
     def fit(key, data, hparams):
         del key, hparams
         n_items = data.matrix_size[1]
-        interval = n_items / batch_size if initial_interval is None else initial_interval
-        return sampling.init_frequency(table_sizes or [n_items], initial_interval=interval)
+        interval = initial_interval
+        if interval is None:
+            interval = 1.0 / -math.expm1(batch_size * math.log1p(-1.0 / max(n_items, 2)))
+        sizes = [n_items] if table_sizes is None else table_sizes
+        return sampling.init_frequency(sizes, initial_interval=interval)
 
-    def prepare(map_rows, context, batch):
-        del map_rows
+    def prepare(sum_rows, context, batch):
+        del sum_rows
         # Padding stands for the first click, of which several sights in a batch are one.
         items = jnp.where(batch.where, batch.items, batch.items[0])
         state = sampling.update_frequency(context.extra, items, rate=context.hparams["frequency_rate"])

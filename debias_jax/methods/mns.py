@@ -15,7 +15,7 @@ from debias_jax.models.base import Model
 def mns(
     model: Model,
     *,
-    n_uniform: int = 1024,
+    n_uniform: int | None = None,
     variant: str = "published",
     **settings: Unpack[RetrievalSettings],
 ) -> Method:
@@ -25,11 +25,12 @@ def mns(
               \frac{e^{s_{ui}} / q_i}{\sum_{j \in B \cup U} e^{s_{uj}} / q_j}, \qquad
               q_j = \frac{B\, \mathrm{pop}(j) + K / N}{B + K}
 
-    q is the law of a column, so that every item has its correction and rare items come by, too.
+    q is the law of a column (B the clicks of the batch, fewer in an epoch's last one), so that every item has its
+    correction and rare items come by, too.
 
     Args:
         model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
-        n_uniform: K.
+        n_uniform: K; default B.
         variant: ``"published"``, or ``"released"``: the shares of q are exchanged (no matter for K = B), the positive
             is divided by its popularity and not by q, and stands in the denominator twice.
         **settings: see ``methods._retrieval.RetrievalSettings``.
@@ -54,17 +55,18 @@ def mns(
         Yang et al., "Mixed negative sampling for learning two-tower neural networks in recommendations", WWW 2020.
     """
     check_choice(("published", "released"), variant=variant)
-    if n_uniform < 1:
+    n_drawn = settings.get("batch_size", 1024) if n_uniform is None else n_uniform
+    if n_uniform is not None and n_uniform < 1:
         raise ValueError(f"n_uniform must be at least 1, got {n_uniform}")
 
     def uniform(context):
         n_items = context.data.matrix_size[1]
-        return sampling.uniform_items(jax.random.fold_in(context.key, 0), (n_uniform,), n_items=n_items)
+        return sampling.uniform_items(jax.random.fold_in(context.key, 0), (n_drawn,), n_items=n_items)
 
     def loss(scores, context):
         log_pop, n_items = log_popularity(context.data), context.data.matrix_size[1]
-        n_batch = scores.items.shape[0] - n_uniform
-        share = n_batch / (n_batch + n_uniform)
+        # Of the columns that count: padding of an epoch's last batch is none.
+        share = scores.n_clicks / (scores.n_clicks + n_drawn)
         if variant == "released":
             share = 1.0 - share
         log_q = jnp.log(share * jnp.exp(log_pop[scores.items]) + (1.0 - share) / n_items)

@@ -2,6 +2,8 @@
 
 from typing import Unpack
 
+from debias_jax._checks import check_choice
+from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
 from debias_jax.methods._retrieval import RetrievalSettings, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -25,7 +27,7 @@ def ssl(model: Model, *, variant: str = "published", **settings: Unpack[Retrieva
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: (on training) ``variant`` is unknown.
+        ValueError: ``variant`` is unknown.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -40,4 +42,5 @@ def ssl(model: Model, *, variant: str = "published", **settings: Unpack[Retrieva
         "SSL" in Chen et al., "Cache-augmented inbatch importance resampling for training recommender retriever",
         NeurIPS 2022.
     """
+    check_choice(IN_BATCH_VARIANTS, variant=variant)
     return retrieval(model, loss=lambda scores, context: scores.softmax(variant=variant), **settings)

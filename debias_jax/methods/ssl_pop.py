@@ -2,6 +2,8 @@
 
 from typing import Unpack
 
+from debias_jax._checks import check_choice
+from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
 from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -33,7 +35,7 @@ def ssl_pop(
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: (on training) ``variant`` is unknown.
+        ValueError: ``variant`` is unknown, or ``sharpness`` is not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -48,6 +50,9 @@ def ssl_pop(
         Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019, eq.
         4-5, with the popularity in the training log; "SSL-Pop" in Chen et al., NeurIPS 2022.
     """
+    check_choice(IN_BATCH_VARIANTS, variant=variant)
+    if not sharpness > 0:
+        raise ValueError(f"sharpness must be positive, got {sharpness}")
 
     def loss(scores, context):
         log_q = context.hparams["popularity_power"] * log_popularity(context.data)[scores.items]

@@ -1,6 +1,6 @@
 """Cache-augmented batch importance resampling."""
 
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,20 @@ import jax.numpy as jnp
 from debias_jax import losses, sampling
 from debias_jax._checks import check_choice
 from debias_jax.methods._retrieval import (
+    ClickBatch,
     RetrievalSettings,
     Scores,
     log_popularity,
     log_weights,
+    resample,
     retrieval,
 )
 from debias_jax.methods.base import Method
+from debias_jax.methods.recipes import Context
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 
-
-class _Drawn(NamedTuple):
-    """What the loss reads: the cache's items, and the columns that were drawn, ``[B, m]`` of batch and of cache."""
-
-    items: Array
-    of_batch: Array
-    of_cache: Array
+LOSS_VARIANTS = ("published", "released", "mean")
 
 
 def xir(
@@ -52,7 +49,8 @@ def xir(
         cache_size: |C|; default B.
         n_resampled: m, items drawn for each row from either; default B / 2.
         variant: of the cache, see ``sampling.update_cache``: ``"published"`` or ``"released"``.
-        loss_variant: see ``losses.resampled_softmax``; default ``variant``.
+        loss_variant: see ``losses.resampled_softmax``: ``"published"``, ``"released"`` or ``"mean"``; default
+            ``variant``.
         **settings: see ``methods._retrieval.RetrievalSettings``.
 
     Returns:
@@ -61,7 +59,7 @@ def xir(
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: ``variant`` is unknown.
+        ValueError: a variant is unknown, or a size is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -77,55 +75,67 @@ def xir(
         section 3.2 and algorithm 2.
     """
     check_choice(("published", "released"), variant=variant)
+    loss_variant = variant if loss_variant is None else loss_variant
+    check_choice(LOSS_VARIANTS, loss_variant=loss_variant)
     batch_size = settings.get("batch_size", 1024)
-    n = n_resampled or max(1, batch_size // 2)
+    size = batch_size if cache_size is None else cache_size
+    n = max(1, batch_size // 2) if n_resampled is None else n_resampled
+    for what, value in (("cache_size", cache_size), ("n_resampled", n_resampled)):
+        if value is not None and value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
 
     def fit(key, data, hparams):
         del hparams
-        return sampling.init_cache(
-            key, n_items=data.matrix_size[1], size=cache_size or batch_size, variant=variant
+        return sampling.init_cache(key, n_items=data.matrix_size[1], size=size, variant=variant)
+
+    def draw(scores: Scores, context: Context) -> tuple[Array, Array, Array]:
+        """Columns of the batch and of the cache ``[b, n]``, and whether the cache has any for a row."""
+        logits = jax.lax.stop_gradient(log_weights(scores, log_popularity(context.data)))
+        of_batch, of_cache = (
+            resample(scores, part, jax.random.fold_in(context.key, number), n=n)
+            for number, part in enumerate((logits[:, :batch_size], logits[:, batch_size:]))
         )
+        return of_batch, of_cache, jnp.any(jnp.isfinite(logits[:, batch_size:]), axis=1)
 
-    def prepare(map_rows, context, batch):
-        cache, log_pop = context.extra, log_popularity(context.data)
-
-        def draw(scores: Scores):
-            key = jax.random.fold_in(context.key, scores.rows[0])
-            logits = log_weights(scores, log_pop)
-            return tuple(
-                sampling.in_batch_resample(jax.random.fold_in(key, number), part, n=n)
-                for number, part in enumerate((logits[:, :batch_size], logits[:, batch_size:]))
-            )
-
+    def prepare(sum_rows, context: Context, batch: ClickBatch):
+        cache = context.extra
         columns = jnp.concatenate([batch.items, cache.items])
-        of_batch, of_cache = map_rows(draw, columns)
-        weights = jnp.repeat(batch.where.astype(jnp.float32), n)
-        counts = jnp.zeros(columns.shape[0]).at[of_batch.ravel()].add(weights)
-        counts = counts.at[batch_size + of_cache.ravel()].add(weights)
+
+        def counts(scores: Scores) -> Array:
+            of_batch, of_cache, has_cache = draw(scores, context)
+            drawn = jnp.concatenate([of_batch, batch_size + of_cache], axis=1)
+            counted = jnp.concatenate(
+                [
+                    jnp.broadcast_to(scores.where[:, None], of_batch.shape),
+                    jnp.broadcast_to((scores.where & has_cache)[:, None], of_cache.shape),
+                ],
+                axis=1,
+            )
+            return jnp.zeros(columns.shape[0], jnp.int32).at[drawn].add(counted.astype(jnp.int32))
+
         updated = sampling.update_cache(
-            jax.random.fold_in(context.key, batch_size),
+            jax.random.fold_in(context.key, 2),
             cache,
             columns,
-            counts,
+            sum_rows(counts, columns),
             decay=context.hparams["occurrence_decay"],
             variant=variant,
         )
-        return _Drawn(cache.items, of_batch, of_cache), updated
+        return cache, updated
 
-    def loss(scores: Scores, context):
-        drawn = context.extra
-        parts = (
-            (scores.scores[:, batch_size:], drawn.of_cache),
-            (scores.scores[:, :batch_size], drawn.of_batch),
-        )
-        of_cache, of_batch = (
-            losses.resampled_softmax(
-                scores.pos, part, indices[scores.rows], variant=loss_variant or variant, reduce_fn=None
+    def loss(scores: Scores, context: Context) -> Array:
+        # Drawn again, by the same keys: the draws of all rows would take far more memory than those of a chunk.
+        of_batch, of_cache, has_cache = draw(scores, context)
+        batch_loss, cache_loss = (
+            losses.resampled_softmax(scores.pos, part, indices, variant=loss_variant, reduce_fn=None)
+            for part, indices in (
+                (scores.scores[:, :batch_size], of_batch),
+                (scores.scores[:, batch_size:], of_cache),
             )
-            for part, indices in parts
         )
-        weight = context.hparams["cache_weight"]
-        return weight * of_cache + (1.0 - weight) * of_batch
+        # A row whose item is all that the cache holds has no negatives there.
+        weight = jnp.where(has_cache, context.hparams["cache_weight"], 0.0)
+        return weight * cache_loss + (1.0 - weight) * batch_loss
 
     return retrieval(
         model,

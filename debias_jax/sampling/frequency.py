@@ -38,7 +38,7 @@ def init_frequency(sizes: Sequence[int], *, initial_interval: float) -> Streamin
         The state.
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size or the interval is not positive.
 
     Example:
         >>> from debias_jax import sampling
@@ -49,6 +49,10 @@ def init_frequency(sizes: Sequence[int], *, initial_interval: float) -> Streamin
     Source:
         Yi et al., RecSys 2019, algorithm 2.
     """
+    if not sizes or not initial_interval > 0:
+        raise ValueError(
+            f"there must be a table and the interval must be positive, got sizes {list(sizes)} and {initial_interval}"
+        )
     for number, size in enumerate(sizes):
         check_positive(**{f"sizes[{number}]": size})
     return StreamingFrequency(
@@ -102,7 +106,9 @@ def update_frequency(state: StreamingFrequency, items: Array, *, rate: float | A
 def log_frequency(state: StreamingFrequency, items: Array) -> Array:
     """Log of the estimated share of batches that hold an item: minus the log of its largest interval.
 
-    Two items that share a key are seen more often than either, so that every table errs towards short intervals.
+    Two items that share a key are seen more often than either, so that every table errs towards short intervals. The
+    share is 1 - (1 - p)^B for an item that is a share p of the stream: about B p for rare items, and never above 1. An
+    item that stands in every other batch or more is therefore corrected by too little; with small batches none is.
 
     Args:
         state: the estimate.

@@ -56,11 +56,13 @@ def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
 
     Args:
         key: PRNG key.
-        logits: float ``[..., C]``; a column of minus infinity is never drawn.
+        logits: float ``[..., C]``; a column of minus infinity is never drawn, but in a row that has no other: such a
+            row gives column 0.
         n: number of draws a row.
 
     Returns:
-        int32 ``[..., n]``; no gradient passes. Probabilities are exact to the rounding of the cumulative sum.
+        int32 ``[..., n]``; no gradient passes. Draws lie on a grid of 2^-23 of a row's total: probabilities far below
+        that are rounded to it or to 0.
 
     Raises:
         TypeError: ``logits`` are not floating.
@@ -78,18 +80,30 @@ def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
     """
     check_float(logits=logits)
     check_positive(n=n)
-    weights = jax.nn.softmax(jax.lax.stop_gradient(logits).astype(jnp.float32), axis=-1)
+    logits = jax.lax.stop_gradient(logits).astype(jnp.float32)
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - jnp.where(jnp.isfinite(largest), largest, 0.0))
     uniform = jax.random.uniform(key, (*logits.shape[:-1], n), jnp.float32)
-    return _inverse(jnp.cumsum(weights, axis=-1), uniform)
+    return _inverse(weights, uniform)
 
 
-def _inverse(cumulative: Array, uniform: Array) -> Array:
-    """The first column whose cumulative weight exceeds ``uniform`` times the total."""
+def _inverse(weights: Array, uniform: Array) -> Array:
+    """The first column whose cumulative weight exceeds ``uniform`` times the total; never one of weight 0."""
+    axis = weights.ndim - 1
+    # A parallel sum need not rise: its terms are added in another order at each column.
+    cumulative = jax.lax.cummax(jnp.cumsum(weights, axis=-1), axis=axis)
     total = cumulative[..., -1:]
     # Rounding may carry a draw to the total, which no column exceeds.
     draws = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
     search = jnp.vectorize(lambda a, x: jnp.searchsorted(a, x, side="right"), signature="(c),(n)->(n)")
-    return search(cumulative, draws).astype(jnp.int32)
+    found = jnp.minimum(search(cumulative, draws), weights.shape[-1] - 1)
+    # By the same rounding a sum may rise at a column of weight 0, which stands for the last one before it that has any.
+    positive = weights > 0
+    columns = jnp.broadcast_to(jnp.arange(weights.shape[-1], dtype=jnp.int32), weights.shape)
+    last = jax.lax.cummax(jnp.where(positive, columns, -1), axis=axis)
+    first = jnp.argmax(positive, axis=-1).astype(jnp.int32)
+    owner = jnp.where(last >= 0, last, first[..., None])
+    return jnp.take_along_axis(owner, found, axis=-1)
 
 
 def init_cache(key: Key, *, n_items: int, size: int, variant: str = "published") -> ItemCache:
@@ -167,7 +181,7 @@ def update_cache(
     check_integer(items=items)
     weights, occurrences = refill_weights(cache, items, counts, decay=decay, variant=variant)
     uniform = jax.random.uniform(key, cache.items.shape, jnp.float32)
-    drawn = _inverse(jnp.cumsum(weights / jnp.maximum(jnp.sum(weights), 1.0)), uniform)
+    drawn = _inverse(weights / jnp.maximum(jnp.sum(weights), 1.0), uniform)
     return ItemCache(jnp.where(jnp.any(weights > 0), drawn, cache.items), occurrences)
 
 

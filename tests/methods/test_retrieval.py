@@ -1,6 +1,7 @@
 """The retrieval methods: one step against written-out losses, chunks, accidental hits, padding, states."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -82,18 +83,20 @@ def test_the_loss_of_a_padded_batch(log, name, options, power, beta, twice, hits
     assert not np.isin(np.flatnonzero(np.abs(gradient(after)["user"]).sum(axis=1)), users, invert=True).any()
 
 
+@pytest.mark.parametrize("number", [0, -1], ids=["full", "padded"])
 @pytest.mark.parametrize("variant", ["published", "released"])
-def test_mixed_negatives(log, variant):
+def test_mixed_negatives(log, variant, number):
     n_uniform = 5
     method = methods.mns(MF, batch_size=BATCH, n_uniform=n_uniform, variant=variant)
-    before, batch, _, logs = one_step(method, log, number=0)
-    assert bool(batch.where.all())
+    before, batch, _, logs = one_step(method, log, number=number)
+    kept = np.flatnonzero(batch.where)
+    assert (len(kept) < BATCH) == (number == -1)
     uniform = sampling.uniform_items(jax.random.fold_in(jax.random.key(3), 0), (n_uniform,), n_items=N_ITEMS)
     params = jax.tree.map(np.asarray, before.params["prediction"])
-    items = np.concatenate([batch.items, uniform])
-    scores = params["user"][np.asarray(batch.users)] @ params["item"][items].T
-    share = BATCH / (BATCH + n_uniform)
-    pop, own = popularity(log)[items], np.arange(BATCH)
+    items = np.concatenate([np.asarray(batch.items)[kept], uniform])
+    scores = params["user"][np.asarray(batch.users)[kept]] @ params["item"][items].T
+    share = len(kept) / (len(kept) + n_uniform)
+    pop, own = popularity(log)[items], np.arange(len(kept))
     if variant == "published":
         log_q = np.log(share * pop + (1 - share) / N_ITEMS)
         expected = softmax_loss(scores, log_q, own, np.ones(scores.shape, bool))
@@ -109,8 +112,10 @@ def test_frequencies_count_the_batches_that_hold_an_item(log):
     before, batch, after, logs = one_step(method, log, frequency_rate=0.25)
     kept = np.asarray(batch.where)
     items = np.asarray(batch.items)[kept]
-    interval = np.full(N_ITEMS, N_ITEMS / BATCH)
-    interval[np.unique(items)] = 0.75 * N_ITEMS / BATCH + 0.25 * 1
+    # At first all items are taken to be equally popular.
+    start = 1 / (1 - (1 - 1 / N_ITEMS) ** BATCH)
+    interval = np.full(N_ITEMS, start)
+    interval[np.unique(items)] = 0.75 * start + 0.25 * 1
     np.testing.assert_allclose(after.extra.interval[0], interval, rtol=1e-6)
     np.testing.assert_array_equal(np.flatnonzero(after.extra.last_seen[0]), np.unique(items))
     params = jax.tree.map(np.asarray, before.params["prediction"])
@@ -121,7 +126,7 @@ def test_frequencies_count_the_batches_that_hold_an_item(log):
     np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["ssl", "ssl_pop", "mns", "g_tower"])
+@pytest.mark.parametrize("name", ["ssl", "ssl_pop", "mns", "g_tower", "bir", "xir"])
 def test_chunks_have_the_gradient_of_the_whole_batch(log, name):
     """Of the towers' parameters, which the score matrix is never whole for."""
     model = models.two_tower(N_USERS, N_ITEMS, dim=DIM, hidden=(4,), normalize=True, temperature=0.3)
@@ -139,45 +144,113 @@ def test_chunks_have_the_gradient_of_the_whole_batch(log, name):
             np.testing.assert_allclose(ours, expected, atol=2e-6 * largest)
 
 
-def test_resampling_never_draws_padding_or_hits(log):
-    """With accidental hits removed, no other column with the row's item and no padded column has a gradient."""
-    method = methods.bir(MF, batch_size=BATCH, n_resampled=64, remove_accidental_hits=True)
-    before, batch, after, _ = one_step(method, log)
-    kept = np.asarray(batch.where)
-    padded_only = np.setdiff1d(np.asarray(batch.items)[~kept], np.asarray(batch.items)[kept])
-    assert (gradient(after)["item"][padded_only] == 0).all()
-    assert set(np.flatnonzero(np.abs(gradient(after)["item"]).sum(axis=1))) <= set(
-        np.asarray(batch.items)[kept].tolist()
+def matrix(before, batch, columns):
+    params = jax.tree.map(np.asarray, before.params["prediction"])
+    return params["user"][np.asarray(batch.users)] @ params["item"][np.asarray(columns)].T
+
+
+def drawn(key, logits, n):
+    """The columns of each row, by a key of its own."""
+    return np.stack(
+        [
+            sampling.in_batch_resample(
+                jax.random.fold_in(key, row), jnp.asarray(logits[row], jnp.float32), n=n
+            )
+            for row in range(len(logits))
+        ]
     )
 
 
-def test_xir_counts_what_it_resampled_and_draws_the_cache_from_it(log):
+def resampled_loss(scores, indices, variant):
+    own = np.arange(len(scores))
+    pos, chosen = scores[own, own], np.take_along_axis(scores, indices, axis=1)
+    if variant == "mean":
+        return chosen.mean(axis=1) - pos
+    total = np.exp(chosen).sum(axis=1) + (np.exp(pos) if variant == "released" else 0.0)
+    return np.log(total) - pos
+
+
+@pytest.mark.parametrize("variant", ["published", "released", "corrected", "mean"])
+def test_resampling_of_a_padded_batch(log, variant):
+    method = methods.bir(MF, batch_size=BATCH, n_resampled=5, variant=variant)
+    before, batch, _, logs = one_step(method, log)
+    kept = np.asarray(batch.where)
+    scores = matrix(before, batch, batch.items)
+    weights = scores - np.log(popularity(log))[np.asarray(batch.items)]
+    logits = np.where(kept | np.eye(BATCH, dtype=bool), weights, -np.inf)
+    indices = drawn(jax.random.key(3), logits, 5)
+    assert kept[indices[kept]].all()
+    if variant == "corrected":
+        law = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        own = np.arange(BATCH)
+        terms = np.take_along_axis(np.exp(scores) / (5 * np.where(law > 0, law, 1.0)), indices, axis=1)
+        expected = np.log(terms.sum(axis=1)) - scores[own, own]
+    else:
+        expected = resampled_loss(scores, indices, variant)
+    np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
+
+
+def test_accidental_hits_are_never_drawn(log):
+    method = methods.bir(MF, batch_size=BATCH, n_resampled=200, remove_accidental_hits=True)
+    before, batch, _, logs = one_step(method, log, number=0)
+    items = np.asarray(batch.items)
+    scores = matrix(before, batch, items)
+    hits = (items[:, None] == items[None]) & ~np.eye(BATCH, dtype=bool)
+    assert hits.any()
+    logits = np.where(hits, -np.inf, scores - np.log(popularity(log))[items])
+    indices = drawn(jax.random.key(3), logits, 200)
+    assert not np.take_along_axis(hits, indices, axis=1).any()
+    np.testing.assert_allclose(logs["loss"], resampled_loss(scores, indices, "published").mean(), rtol=2e-5)
+
+
+@pytest.mark.parametrize("loss_variant", ["published", "released", "mean"])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_and_the_counts_of_xir(log, weight, loss_variant):
+    n = 3
+    method = methods.xir(MF, batch_size=BATCH, cache_size=5, n_resampled=n, loss_variant=loss_variant)
+    before, batch, after, logs = one_step(method, log, cache_weight=weight)
+    kept, cache = np.asarray(batch.where), np.asarray(before.extra.items)
+    items = np.asarray(batch.items)
+    scores = matrix(before, batch, np.concatenate([items, cache]))
+    own = np.eye(BATCH, dtype=bool)
+    logits = scores - np.log(popularity(log))[np.concatenate([items, cache])]
+    logits[:, :BATCH] = np.where(kept | own, logits[:, :BATCH], -np.inf)
+    of_batch = drawn(jax.random.fold_in(jax.random.key(3), 0), logits[:, :BATCH], n)
+    of_cache = drawn(jax.random.fold_in(jax.random.key(3), 1), logits[:, BATCH:], n)
+    in_batch = resampled_loss(scores[:, :BATCH], of_batch, loss_variant)
+    pos = np.diag(scores)[:, None]
+    in_cache = resampled_loss(
+        np.hstack([np.where(own, pos, 0.0), scores[:, BATCH:]]), BATCH + of_cache, loss_variant
+    )
+    expected = (weight * in_cache + (1 - weight) * in_batch)[kept].mean()
+    np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
+    counted = np.bincount(
+        np.concatenate([items[of_batch[kept]], cache[of_cache[kept]]], axis=None), minlength=N_ITEMS
+    )
+    np.testing.assert_array_equal(after.extra.occurrences, counted)
+    assert np.isin(after.extra.items, np.flatnonzero(counted)).all()
+
+
+def test_xir_forgets_by_its_decay(log):
     method = methods.xir(MF, batch_size=BATCH, cache_size=5, n_resampled=3)
-    before, batch, after, logs = one_step(method, log)
-    n_rows = int(batch.where.sum())
-    assert float(after.extra.occurrences.sum()) == 2 * 3 * n_rows
-    seen = np.concatenate([np.asarray(batch.items)[np.asarray(batch.where)], before.extra.items])
-    counted = np.flatnonzero(after.extra.occurrences)
-    assert np.isin(counted, seen).all() and np.isin(after.extra.items, counted).all()
-    assert np.isfinite(float(logs["loss"]))
-    forgetful = method.init(jax.random.key(1), log, {"occurrence_decay": 0.5})
-    state = forgetful
+    state = method.init(jax.random.key(1), log, {"occurrence_decay": 0.5})
+    batch = jax.tree.map(lambda x: x[-1], method.batches(log, jax.random.key(2)))
     for number in range(2):
         state, _ = method.step(state, log, batch, jax.random.key(number))
-    assert float(state.extra.occurrences.sum()) == 1.5 * 2 * 3 * n_rows
+    assert float(state.extra.occurrences.sum()) == 1.5 * 2 * 3 * int(batch.where.sum())
 
 
-def test_weight_of_the_cache(log):
-    """With weight 0 the cache has no part in the loss, with weight 1 the batch has none but for the positive."""
-    method = methods.xir(MF, batch_size=BATCH, cache_size=2, n_resampled=4)
-    before, batch, after, _ = one_step(method, log, cache_weight=0.0)
-    only_cache = np.setdiff1d(before.extra.items, batch.items)
-    if only_cache.size:
-        assert (gradient(after)["item"][only_cache] == 0).all()
-    mean = methods.xir(MF, batch_size=BATCH, cache_size=2, n_resampled=4, loss_variant="mean")
-    _, _, after, _ = one_step(mean, log, cache_weight=1.0)
-    touched = np.flatnonzero(np.abs(gradient(after)["item"]).sum(axis=1))
-    assert np.isin(touched, np.concatenate([before.extra.items, batch.items])).all()
+def test_a_row_whose_item_is_all_that_the_cache_holds_learns_from_the_batch(log):
+    method = methods.xir(MF, batch_size=BATCH, cache_size=1, n_resampled=2, remove_accidental_hits=True)
+    state = method.init(jax.random.key(1), log, {"cache_weight": 1.0})
+    batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
+    held = int(batch.items[0])
+    state = state._replace(extra=state.extra._replace(items=jnp.full(1, held, jnp.int32)))
+    after, logs = method.step(state, log, batch, jax.random.key(3))
+    assert np.isfinite(float(logs["loss"]))
+    n_own = int((batch.items == held).sum())
+    # Such rows draw from the batch alone.
+    assert float(after.extra.occurrences.sum()) == 2 * (2 * BATCH - n_own)
 
 
 def test_a_model_without_towers_and_wrong_sizes_are_refused(log):
@@ -193,3 +266,15 @@ def test_a_model_without_towers_and_wrong_sizes_are_refused(log):
         methods.mns(MF, n_uniform=0)
     with pytest.raises(ValueError, match="unknown variant 'corrected'"):
         methods.xir(MF, variant="corrected")
+    with pytest.raises(ValueError, match="unknown loss_variant 'corrected'"):
+        methods.xir(MF, loss_variant="corrected")
+    for name in ("ssl", "ssl_pop", "mns", "g_tower", "bir"):
+        with pytest.raises(ValueError, match="unknown variant 'released_'"):
+            getattr(methods, name)(MF, variant="released_")
+    for options, message in (({"n_resampled": 0}, "n_resampled"), ({"cache_size": 0}, "cache_size")):
+        with pytest.raises(ValueError, match=f"{message} must be at least 1, got 0"):
+            methods.xir(MF, **options)
+    with pytest.raises(ValueError, match="n_resampled must be at least 1, got 0"):
+        methods.bir(MF, n_resampled=0)
+    with pytest.raises(ValueError, match="sharpness must be positive, got 0"):
+        methods.ssl_pop(MF, sharpness=0)
