@@ -19,15 +19,14 @@ GROUPS = {"table": experiment.RETRIEVAL, "released": experiment.RETRIEVAL_RELEAS
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
-    batch_size = 2048
     config = experiment.base_config()
     with config.unlocked():
-        table = experiment.retrieval_variants(TUNED, batch_size=batch_size)
+        table = experiment.retrieval_variants(TUNED)
         experiment.select_variants(config, method, table, groups=GROUPS)
         config.data.name = "gowalla"
         config.data.split = {"name": "random_where_missing", "validation": 0.1, "seed": 10}
         config.model.dim = 32
-        config.train.batch_size = batch_size
+        config.train.batch_size = 2048
         config.train.epochs = 100
         config.train.eval_every = 5
         config.train.patience = 2

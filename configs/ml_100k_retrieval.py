@@ -20,15 +20,14 @@ GROUPS = {"table": experiment.RETRIEVAL, "released": experiment.RETRIEVAL_RELEAS
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
-    batch_size = 256
     config = experiment.base_config()
     with config.unlocked():
-        table = experiment.retrieval_variants(TUNED, batch_size=batch_size)
+        table = experiment.retrieval_variants(TUNED)
         experiment.select_variants(config, method, table, groups=GROUPS)
         config.data.name = "ml_100k_implicit"
         config.data.split = {"name": "random", "validation": 0.08, "test": 0.2, "per_user": True, "seed": 10}
         config.model.dim = 32
-        config.train.batch_size = batch_size
+        config.train.batch_size = 256
         config.train.epochs = 100
         config.train.eval_every = 5
         config.train.patience = 4

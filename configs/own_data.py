@@ -31,7 +31,7 @@ CONVERSION = {
 
 _START = {"lr": 1e-2, "weight_decay": 1e-5}
 RETRIEVAL = experiment.retrieval_variants(
-    dict.fromkeys(("ssl", "ssl_pop", "mns", "g_tower", "bir", "xir"), _START), batch_size=1024
+    dict.fromkeys(("ssl", "ssl_pop", "mns", "g_tower", "bir", "xir"), _START)
 )
 
 RATED = ("mean_logit_ratings", "mf_rated", "ips", "ips_popularity", "ips_logged", "snips", "snips_logged")

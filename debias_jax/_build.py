@@ -365,6 +365,7 @@ def build_method(
         "item_vectors": lambda: models.item_vectors,
         "user_vectors": lambda: models.user_vectors,
         "batch_size": lambda: config.train.batch_size,
+        "chunk": lambda: config.train.chunk,
     }
     options = dict(entry["options"])
     parameters = argument_names(factory)

@@ -72,6 +72,8 @@ def base_config() -> ConfigDict:
     # Seconds between checkpoints; 0 to save with every evaluation. Where epochs are short, saving costs more than they.
     config.train.save_seconds = 0.0
     config.train.strategy = "auto"
+    # Of retrieval: rows of a batch's score matrix that are held at once; unset: all.
+    config.train.chunk = config_dict.placeholder(int)
     # Unset: each variant's own (tuned) value. A value given here holds for every variant of the run.
     config.train.lr = config_dict.placeholder(float)
     config.train.weight_decay = config_dict.placeholder(float)

@@ -99,7 +99,8 @@ def _load_towers(workdir: str | os.PathLike) -> tuple[serving.Bundle, dict[str, 
     """The bundle of a workdir, and the towers of its model."""
     bundle, config, sizes = _load_bundle(workdir)
     entry = bundle.config["entry"]
-    model = build_model(config, entry, **sizes)
+    # Some methods give their model biases whatever the config says.
+    model = build_model(config, entry, **sizes, bias="user_bias" in bundle.params)
     fitted = jax.eval_shape(model.init, jax.random.key(0))
     if model.item_tower is None or jax.tree.structure(fitted) != jax.tree.structure(bundle.params):
         raise ConfigError(

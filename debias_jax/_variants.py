@@ -305,26 +305,25 @@ RETRIEVAL_RELEASED = (
     "bir_released",
     "xir_released",
 )
-"""The programs released with BIR and XIR."""
+"""The losses and the caches of the programs released with BIR and XIR, which also start from N(0, 1) embeddings and
+lower the learning rate every five epochs."""
 
 
-def retrieval_variants(tuned: Mapping[str, Mapping[str, float]], *, batch_size: int) -> dict[str, ConfigDict]:
+def retrieval_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, ConfigDict]:
     """Every variant of the retrieval family, each with the tuned hyperparameters of its method.
 
     Args:
         tuned: method or variant name -> hyperparameters; a variant without an entry takes its method's.
-        batch_size: clicks a step, as many uniform items in mixed negatives.
 
     Returns:
         Variant name -> entry of ``config.variants``.
     """
     released = {"variant": "released"}
-    uniform = {"n_uniform": batch_size}
     named = {
         "ssl": ("ssl", {}),
         "ssl_pop": ("ssl_pop", {}),
         "ssl_pop_sharp": ("ssl_pop", {"sharpness": 2.0}),
-        "mns": ("mns", uniform),
+        "mns": ("mns", {}),
         "g_tower": ("g_tower", {}),
         "bir": ("bir", {}),
         "bir_mean": ("bir", {"variant": "mean"}),
@@ -332,7 +331,7 @@ def retrieval_variants(tuned: Mapping[str, Mapping[str, float]], *, batch_size: 
         "xir": ("xir", {}),
         "ssl_released": ("ssl", released),
         "ssl_pop_released": ("ssl_pop", released),
-        "mns_released": ("mns", {**released, **uniform}),
+        "mns_released": ("mns", released),
         "g_tower_released": (
             "g_tower",
             {**released, "table_sizes": (4993, 4999, 5003, 5009, 5011), "initial_interval": 1.0},
@@ -347,7 +346,7 @@ def retrieval_variants(tuned: Mapping[str, Mapping[str, float]], *, batch_size: 
 
 
 RETRIEVAL_SPACE = {
-    "default": {"lr": ("log", 1e-3, 3e-2), "weight_decay": ("log", 1e-7, 1e-3)},
+    "default": {"lr": ("log", 3e-4, 3e-2), "weight_decay": ("log", 1e-7, 1e-2)},
     "xir": {"cache_weight": ("choice", (0.0, 0.2, 0.5, 0.8, 1.0))},
     "g_tower": {"frequency_rate": ("log", 1e-4, 1e-1)},
 }

@@ -63,6 +63,9 @@ def load(path: str | pathlib.Path, *, strict_counts: bool = True) -> Dataset:
     train, test = (
         Interactions(users, items, np.ones(len(users)), n_users, n_items) for users, items in parts.values()
     )
+    for part, rows in (("training", train), ("test", test)):
+        if len(np.unique(rows.pair_keys)) < len(rows):
+            raise DataError(f"{file}: a pair stands twice in the {part} part")
     known = np.isin(test.pair_keys, train.pair_keys)
     if known.any():
         row = np.flatnonzero(known)[0]

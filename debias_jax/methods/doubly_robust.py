@@ -27,7 +27,8 @@ IMPUTATION_HPARAMS = {"imputation_lr": 1e-2, "imputation_weight_decay": 1e-4}
 OBSERVED_HPARAMS = {"observed_weight": 1.0}
 """``observed_weight`` multiplies the weight of the observed rows against the population in the prediction's step: 1 for
 the weighting of the frame; with ``weighting="population"`` the value N / (n G) gives that of a released program with
-ratio G. The loss is divided by it, so that the observed rows count as before and weight decay keeps its meaning."""
+ratio G. A loss that is linear in the weights is divided by it (``DoublyRobust.balance``), so that the observed rows
+count as before and weight decay keeps its meaning. It must be positive."""
 
 FITTED_HPARAMS = {**ADAM_HPARAMS, **IMPUTATION_HPARAMS, **PROPENSITY_HPARAMS}
 """Of a prediction and an imputation model with propensities that are fitted before."""

@@ -5,6 +5,7 @@ index of inner products answers as the model does, exactly or with the recall th
 """
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -58,12 +59,14 @@ class VectorIndex(NamedTuple):
     Attributes:
         vectors: float32 ``[n_items, dim]``.
         ids: raw item ids in the order of the vectors.
+        weights: digest of the parameters that they were made of.
         search: ``(queries [n, dim], k) -> (scores, positions) [n, k]``, best first: by the index, exactly where there
             is none.
     """
 
     vectors: np.ndarray
     ids: tuple[str, ...]
+    weights: str
     search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -150,7 +153,10 @@ def _merge(best: tuple[Array, Array], queries: Array, part: Array, start: Array,
     """The best of the best so far and of the vectors of one part, which begins at ``start``."""
     values, positions = best
     at = start + jnp.arange(part.shape[0], dtype=jnp.int32)
-    scores = jnp.where((at < n_items)[None, :], queries @ part.T, -jnp.inf)
+    # Accelerators multiply in fewer bits unless told otherwise.
+    scores = jnp.matmul(queries, part.T, precision=jax.lax.Precision.HIGHEST)
+    # top_k takes the lower position of equal values, but orders -0.0 behind 0.0.
+    scores = jnp.where((at < n_items)[None, :], jnp.where(scores == 0, 0.0, scores), -jnp.inf)
     values = jnp.concatenate([values, scores], axis=1)
     positions = jnp.concatenate([positions, jnp.broadcast_to(at, scores.shape)], axis=1)
     values, chosen = jax.lax.top_k(values, best[0].shape[1])
@@ -228,6 +234,8 @@ def export(
     for name, value, allowed in (("format", format, FORMATS), ("index", index, INDEXES)):
         if value not in allowed:
             raise ConfigError(f"unknown {name} {value!r}; there are {', '.join(allowed)}")
+    target = pathlib.Path(folder).resolve()
+    _files.check_replaceable(target, _MANIFEST, "an export")
     faiss = None if index == "none" else require_extra("faiss", "serve")
     n_items = len(bundle.items)
     vectors = tower_vectors(item_tower, bundle.params, n_items)
@@ -237,12 +245,31 @@ def export(
         asked = np.unique(
             np.linspace(0, len(bundle.users) - 1, min(n_queries, len(bundle.users))).astype(int)
         )
-        queries = np.asarray(user_tower(bundle.params, jnp.asarray(asked)), np.float32)
+        queries = _queries(user_tower, bundle, asked)
         _, exact = top_k(queries, vectors, k=report.k)
         _, found = built.search(queries, report.k)
         report = report._replace(recall=recall(found, exact), n_users=len(asked))
-    _write(pathlib.Path(folder).resolve(), vectors, bundle.items.ids, format, faiss, built, report)
+    _write(target, vectors, bundle, format, faiss, built, report)
     return report
+
+
+def _queries(user_tower: Tower, bundle: Bundle, codes: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(user_tower(bundle.params, jnp.asarray(codes, jnp.int32)), np.float32)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if bad.size:
+        user = bundle.users.ids[int(codes[bad[0]])]
+        raise DivergedError(f"the vector of user {user!r} is not finite; the model diverged, train it again")
+    return vectors
+
+
+def _digest(params: Params) -> str:
+    """What tells the weights of one run from those of another."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(
+        (jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(params)
+    ):
+        digest.update(path.encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _build_index(faiss: Any, vectors: np.ndarray, kind: str) -> Any:
@@ -260,18 +287,20 @@ def _build_index(faiss: Any, vectors: np.ndarray, kind: str) -> Any:
     return built
 
 
-def _write(target: pathlib.Path, vectors, ids, format, faiss, built, report: ExportReport) -> None:
-    _files.check_replaceable(target, _MANIFEST, "an export")
+def _write(target: pathlib.Path, vectors, bundle, format, faiss, built, report: ExportReport) -> None:
     try:
         with _files.staged_folder(target) as staging:
             if format == "npz":
                 np.savez(staging / "vectors.npz", vectors=vectors)
             else:
                 (staging / "vectors.safetensors").write_bytes(safetensors.save({"vectors": vectors}))
-            (staging / _IDS).write_text(json.dumps(list(ids), ensure_ascii=False), encoding="utf-8")
+            (staging / _IDS).write_text(
+                json.dumps(list(bundle.items.ids), ensure_ascii=False), encoding="utf-8"
+            )
             if built is not None:
                 faiss.write_index(built, str(staging / _INDEX))
-            manifest = {"kind": _KIND, **report._asdict(), "files": _files.digests(staging)}
+            own = {"kind": _KIND, "weights": _digest(bundle.params)}
+            manifest = {**own, **report._asdict(), "files": _files.digests(staging)}
             (staging / _MANIFEST).write_bytes(_files.seal(manifest))
     except OSError as error:
         raise CheckpointError(f"cannot write the export {target}: {error.strerror}") from error
@@ -314,9 +343,11 @@ def load_index(folder: str | os.PathLike) -> VectorIndex:
         vectors = safetensors.load_file(folder / "vectors.safetensors")["vectors"]
     ids = tuple(json.loads((folder / _IDS).read_text(encoding="utf-8")))
     if _INDEX not in manifest["files"]:
-        return VectorIndex(vectors, ids, lambda queries, k: top_k(queries, vectors, k=k))
+        return VectorIndex(vectors, ids, manifest["weights"], lambda queries, k: top_k(queries, vectors, k=k))
     built = require_extra("faiss", "serve").read_index(str(folder / _INDEX))
-    return VectorIndex(vectors, ids, lambda queries, k: built.search(np.asarray(queries, np.float32), k))
+    return VectorIndex(
+        vectors, ids, manifest["weights"], lambda queries, k: built.search(np.asarray(queries, np.float32), k)
+    )
 
 
 def recommend_from(
@@ -330,8 +361,8 @@ def recommend_from(
 ) -> list[Recommendation]:
     """The ``k`` items of largest score for one user that an index finds.
 
-    As many more are asked for as the user has seen. An index that is not exact may miss some; ``serving.recommend``
-    scores all items.
+    As many more are asked for as the user has seen; where an index that is not exact finds too few, all vectors are
+    searched.
 
     Args:
         index: a loaded export.
@@ -346,7 +377,8 @@ def recommend_from(
 
     Raises:
         ConfigError: ``k`` is below 1.
-        DataError: the user is unknown, the export is of another catalogue, or fewer than ``k`` items are found.
+        DataError: the user is unknown, the export is of another run, or fewer than ``k`` unseen items are left.
+        DivergedError: the user's vector is not finite.
 
     Example:
         >>> import tempfile
@@ -355,30 +387,39 @@ def recommend_from(
         >>> model = models.mf(2, 3, dim=4)
         >>> users, items = Vocabulary(["ann", "bob"], kind="user"), Vocabulary(["x", "y", "z"], kind="item")
         >>> bundle = Bundle(model.init(jax.random.key(0)), users, items, config={})
-        >>> vectors = tower_vectors(model.item_tower, bundle.params, 3)
-        >>> index = VectorIndex(vectors, items.ids, lambda queries, k: top_k(queries, vectors, k=k))
+        >>> towers = {"user_tower": model.user_tower, "item_tower": model.item_tower}
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     report = export(f"{parent}/items", bundle, **towers, index="none")
+        ...     index = load_index(f"{parent}/items")
         >>> len(recommend_from(index, bundle, model.user_tower, "ann", k=2, exclude_seen=False))
         2
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
-    if index.ids != bundle.items.ids:
-        raise DataError("the export and the bundle list other items; export this bundle again")
+    if index.ids != bundle.items.ids or index.weights != _digest(bundle.params):
+        raise DataError("the export was made of another run than the bundle; export this bundle again")
     if exclude_seen and bundle.seen is None:
         raise DataError("the bundle does not say what users have seen; pass exclude_seen=False")
-    code = int(encode_users(bundle, [user], "error")[0])
+    code = int(encode_users(bundle, [user], "error", hint=False)[0])
     seen = np.zeros(0, np.int32)
     if exclude_seen:
         indptr, items = bundle.seen
         seen = items[indptr[code] : indptr[code + 1]]
-    query = np.asarray(user_tower(bundle.params, jnp.asarray([code])), np.float32)
-    values, positions = index.search(query, min(k + len(seen), len(index.ids)))
-    kept = (positions[0] >= 0) & ~np.isin(positions[0], seen)
-    values, positions = values[0][kept][:k], positions[0][kept][:k]
+    query = _queries(user_tower, bundle, np.asarray([code]))
+    wanted = min(k + len(seen), len(index.ids))
+
+    def unseen(values: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kept = (positions[0] >= 0) & ~np.isin(positions[0], seen)
+        return values[0][kept][:k], positions[0][kept][:k]
+
+    values, positions = unseen(*index.search(query, wanted))
+    if len(positions) < k:
+        # An index that looks into a few cells may find too few for a user who has seen much.
+        values, positions = unseen(*top_k(query, index.vectors, k=wanted))
     if len(positions) < k:
         raise DataError(
-            f"k = {k} items were asked for, and the index finds only {len(positions)} that user {str(user)!r} has not "
-            "seen; ask for fewer, or without the index"
+            f"k = {k} items were asked for, and user {str(user)!r} has only {len(positions)} unseen ones; "
+            f"ask for at most {len(positions)}, or pass exclude_seen=False"
         )
     return [
         Recommendation(index.ids[position], float(value), rank)

@@ -219,8 +219,8 @@ def _seen_mask(bundle: Bundle, codes: np.ndarray) -> np.ndarray:
     return mask
 
 
-def encode_users(bundle: Bundle, users: Sequence[str], unknown_user: str) -> np.ndarray:
-    """User codes, with ``_UNKNOWN`` for ids that get the popular items."""
+def encode_users(bundle: Bundle, users: Sequence[str], unknown_user: str, *, hint: bool = True) -> np.ndarray:
+    """User codes, with ``_UNKNOWN`` for ids that get the popular items; ``hint`` tells of that way out."""
     if unknown_user not in ("error", "popular"):
         raise ConfigError(f"unknown_user must be 'error' or 'popular', got {unknown_user!r}")
     missing = [str(user) for user in users if user not in bundle.users]
@@ -229,7 +229,7 @@ def encode_users(bundle: Bundle, users: Sequence[str], unknown_user: str) -> np.
         raise DataError(
             f"user {missing[0]!r} is not among the {len(bundle.users)} known users"
             + (f"; the nearest are {near}" if near else "")
-            + "; unknown_user='popular' answers with the most popular items"
+            + ("; unknown_user='popular' answers with the most popular items" if hint else "")
         )
     if missing and bundle.popularity is None:
         raise DataError(

@@ -48,6 +48,7 @@ def test_gowalla_as_text(tmp_path, zipped):
         ({"train": "0 -1\n"}, r"train\.txt:1 holds something"),
         ({"train": "0 1 1\n"}, r"train\.txt:1: an item stands there twice"),
         ({"train": "\n"}, r"train\.txt holds no pairs"),
+        ({"train": "0 1\n0 1\n"}, "a pair stands twice in the training part"),
         ({"test": "0 1\n"}, "user 0, item 1 is in the training and in the test part"),
     ],
 )
