@@ -177,7 +177,9 @@ def cvr_variants(
     for name, (method, options, fixed) in (plain | named).items():
         accepted = argument_names(getattr(methods, method))
         shared = {key: value for key, value in (settings or {}).items() if key in accepted}
-        hparams = {**tuned.get(method, {}), **tuned.get(name, {})}
+        # What was found for towers apart is not for one network, which has one learning rate.
+        of_method = {} if options.get("towers") == "shared" else tuned.get(method, {})
+        hparams = {**of_method, **tuned.get(name, {})}
         table[name] = variant(method, options={**shared, **options}, fixed=fixed, **hparams)
     # The loss of DR-JL in the scale of BADR's, with the settings that were chosen for DR-JL.
     table["dr_jl_matched"] = variant("badr", options=table["badr_dr_jl"]["options"], **tuned.get("dr_jl", {}))

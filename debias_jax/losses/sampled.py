@@ -52,7 +52,7 @@ def importance_sampled_softmax(
         >>> pos, neg = jnp.array([1.0]), jnp.array([[0.0, 2.0]])
         >>> loss = losses.importance_sampled_softmax(pos, neg, log_q_pos=0.0, log_q_neg=jnp.log(jnp.array([1.0, 2.0])))
         >>> print(f"{loss:.4f}")  # log(1 + e^-1 + e / 2)
-        1.0047
+        1.0032
 
     References:
         Bengio and Senecal, "Adaptive importance sampling to accelerate training of a neural probabilistic language

@@ -120,9 +120,9 @@ def log_frequency(state: StreamingFrequency, items: Array) -> Array:
     Example:
         >>> import jax.numpy as jnp
         >>> from debias_jax import sampling
-        >>> state = sampling.init_frequency([3, 5], initial_interval=1.0)
-        >>> sampling.log_frequency(state, jnp.array([7])).tolist()
-        [0.0]
+        >>> state = sampling.init_frequency([3, 5], initial_interval=10.0)
+        >>> print(f"{sampling.log_frequency(state, jnp.array([7]))[0]:.4f}")  # -log 10
+        -2.3026
 
     Source:
         Yi et al., RecSys 2019, section 4.3.
