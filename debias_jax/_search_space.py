@@ -96,7 +96,8 @@ def first_settings(config: ConfigDict, name: str, space: dict[str, list]) -> lis
             if not inside:
                 raise ConfigError(f"{where} sets {key} to {value}, outside its range {space[key]}")
         setting = {key: float(value) for key, value in free.items()}
-        if setting and setting not in checked:
+        # What a method is given for its own stands as often as it was given.
+        if where != "tune.first.default" or (setting and setting not in checked):
             checked.append(setting)
     return checked
 
