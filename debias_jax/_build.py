@@ -216,11 +216,14 @@ def _two_tower(n_users: int, n_items: int, settings: Mapping[str, Any], **featur
     )
 
 
-def _multitask(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
+def _multitask(
+    n_users: int, n_items: int, settings: Mapping[str, Any], *, tasks=("ctr", "cvr", "imputation"), **features
+) -> models.Model:
     return models.mmoe(
         n_users,
         n_items,
         dim=settings["dim"],
+        tasks=tasks,
         init_scale=settings["init_scale"],
         **_chosen_features(settings, features),
     )
@@ -228,14 +231,7 @@ def _multitask(n_users: int, n_items: int, settings: Mapping[str, Any], **featur
 
 def _mmoe(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
     """The mixture for one task, a model of pairs as any other."""
-    model = models.mmoe(
-        n_users,
-        n_items,
-        dim=settings["dim"],
-        tasks=("label",),
-        init_scale=settings["init_scale"],
-        **_chosen_features(settings, features),
-    )
+    model = _multitask(n_users, n_items, settings, tasks=("label",), **features)
     return models.Model(model.init, lambda *arguments, **options: model.apply(*arguments, **options)[..., 0])
 
 

@@ -90,8 +90,8 @@ def in_batch_softmax(
 
     References:
         Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019, eq. 4-5
-        (SSL-Pop in Chen et al., "Learning recommenders for implicit feedback with importance resampling", 2022, whose
-        program is the released variant).
+        (SSL-Pop in Chen et al., "Cache-augmented inbatch importance resampling for training recommender retriever",
+        NeurIPS 2022, whose program is the released variant).
     """
     check_float(scores=scores, log_q=log_q, weights=weights)
     if isinstance(sharpness, (int, float)) and not sharpness > 0:

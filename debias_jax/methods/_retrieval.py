@@ -71,7 +71,7 @@ class Scores(NamedTuple):
         scores: ``[b, C]``.
         items: int32 ``[C]``.
         rows: int32 ``[b]``, the rows' numbers in the batch, which are the columns of their own items.
-        candidates: bool ``[b, C]``, False for padding and for what is to be left out.
+        candidates: bool ``[b, C]``, False for padding and for what is to be left out; True at a row's own column.
         where: bool ``[b]``, False for padding among the rows.
         n_clicks: float scalar, rows of the batch that are no padding.
     """
@@ -93,6 +93,20 @@ class Scores(NamedTuple):
         return losses.in_batch_softmax(
             self.scores, targets=self.rows, candidates=self.candidates, reduce_fn=None, **options
         )
+
+
+BATCH_SIZE = 1024
+"""Clicks a step, if nothing is said."""
+
+
+def size_or(default: int, **given: int | None) -> int:
+    """The size that is given, which must be at least 1, or the default where it is None."""
+    ((name, value),) = given.items()
+    if value is None:
+        return default
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
 
 
 RowLoss = Callable[[Scores, Context], Array]
@@ -124,7 +138,7 @@ def retrieval(
     prepare: Callable[[Callable, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
     hparams: Mapping[str, float] | None = None,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
     remove_accidental_hits: bool = False,
     chunk: int | None = None,
 ) -> Method:
@@ -169,7 +183,9 @@ def retrieval(
         n_clicks = jnp.sum(batch.where, dtype=jnp.float32)
 
         def of_rows(rows: Array) -> PyTree:
-            candidates = jnp.broadcast_to(valid[None, :], (rows.shape[0], columns.shape[0]))
+            # A row's own column stays, though the row be padding.
+            own = rows[:, None] == jnp.arange(columns.shape[0])[None, :]
+            candidates = valid[None, :] | own
             if remove_accidental_hits:
                 candidates &= ~sampling.accidental_hits(columns, rows)
             scores = queries[rows] @ vectors.T
@@ -211,6 +227,5 @@ def resample(scores: Scores, logits: Array, key: Key, *, n: int) -> Array:
 
 def log_weights(scores: Scores, log_pop: Array) -> Array:
     """BIR's log weights of the columns before they are normalised, ``[b, C]``; -inf at what is no candidate."""
-    own = scores.rows[:, None] == jnp.arange(scores.items.shape[0])[None, :]
     logits = scores.scores - log_pop[scores.items][None, :]
-    return jnp.where(scores.candidates | own, logits, -jnp.inf)
+    return jnp.where(scores.candidates, logits, -jnp.inf)

@@ -8,12 +8,14 @@ from debias_jax import losses
 from debias_jax._checks import check_choice
 from debias_jax.losses.in_batch import RESAMPLED_VARIANTS
 from debias_jax.methods._retrieval import (
+    BATCH_SIZE,
     RetrievalSettings,
     Scores,
     log_popularity,
     log_weights,
     resample,
     retrieval,
+    size_or,
 )
 from debias_jax.methods.base import Method
 from debias_jax.methods.recipes import Context
@@ -64,9 +66,7 @@ def bir(
         section 3.1.
     """
     check_choice(RESAMPLED_VARIANTS, variant=variant)
-    n = settings.get("batch_size", 1024) if n_resampled is None else n_resampled
-    if n_resampled is not None and n_resampled < 1:
-        raise ValueError(f"n_resampled must be at least 1, got {n_resampled}")
+    n = size_or(settings.get("batch_size", BATCH_SIZE), n_resampled=n_resampled)
 
     def loss(scores: Scores, context: Context) -> Array:
         logits = jax.lax.stop_gradient(log_weights(scores, log_popularity(context.data)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from debias_jax import sampling
 from debias_jax._checks import check_choice
 from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
-from debias_jax.methods._retrieval import RetrievalSettings, retrieval
+from debias_jax.methods._retrieval import BATCH_SIZE, RetrievalSettings, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
 
@@ -61,7 +61,7 @@ def g_tower(
         algorithm 2.
     """
     check_choice(IN_BATCH_VARIANTS, variant=variant)
-    batch_size = settings.get("batch_size", 1024)
+    batch_size = settings.get("batch_size", BATCH_SIZE)
 
     def fit(key, data, hparams):
         del key, hparams

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from debias_jax import losses, sampling
 from debias_jax._checks import check_choice
-from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, retrieval
+from debias_jax.methods._retrieval import BATCH_SIZE, RetrievalSettings, log_popularity, retrieval, size_or
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
 
@@ -55,9 +55,7 @@ def mns(
         Yang et al., "Mixed negative sampling for learning two-tower neural networks in recommendations", WWW 2020.
     """
     check_choice(("published", "released"), variant=variant)
-    n_drawn = settings.get("batch_size", 1024) if n_uniform is None else n_uniform
-    if n_uniform is not None and n_uniform < 1:
-        raise ValueError(f"n_uniform must be at least 1, got {n_uniform}")
+    n_drawn = size_or(settings.get("batch_size", BATCH_SIZE), n_uniform=n_uniform)
 
     def uniform(context):
         n_items = context.data.matrix_size[1]
@@ -72,13 +70,12 @@ def mns(
         log_q = jnp.log(share * jnp.exp(log_pop[scores.items]) + (1.0 - share) / n_items)
         if variant == "published":
             return scores.softmax(log_q=log_q)
-        own = scores.rows[:, None] == jnp.arange(scores.items.shape[0])[None, :]
         return losses.importance_sampled_softmax(
             scores.pos,
             scores.scores,
             log_q_pos=log_pop[scores.items[scores.rows]],
             log_q_neg=log_q,
-            candidates=scores.candidates | own,
+            candidates=scores.candidates,
             reduce_fn=None,
         )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from debias_jax import losses, sampling
 from debias_jax._checks import check_choice
 from debias_jax.methods._retrieval import (
+    BATCH_SIZE,
     ClickBatch,
     RetrievalSettings,
     Scores,
@@ -15,6 +16,7 @@ from debias_jax.methods._retrieval import (
     log_weights,
     resample,
     retrieval,
+    size_or,
 )
 from debias_jax.methods.base import Method
 from debias_jax.methods.recipes import Context
@@ -77,12 +79,9 @@ def xir(
     check_choice(("published", "released"), variant=variant)
     loss_variant = variant if loss_variant is None else loss_variant
     check_choice(LOSS_VARIANTS, loss_variant=loss_variant)
-    batch_size = settings.get("batch_size", 1024)
-    size = batch_size if cache_size is None else cache_size
-    n = max(1, batch_size // 2) if n_resampled is None else n_resampled
-    for what, value in (("cache_size", cache_size), ("n_resampled", n_resampled)):
-        if value is not None and value < 1:
-            raise ValueError(f"{what} must be at least 1, got {value}")
+    batch_size = settings.get("batch_size", BATCH_SIZE)
+    size = size_or(batch_size, cache_size=cache_size)
+    n = size_or(max(1, batch_size // 2), n_resampled=n_resampled)
 
     def fit(key, data, hparams):
         del hparams

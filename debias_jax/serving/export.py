@@ -102,9 +102,16 @@ def tower_vectors(tower: Tower, params: Params, n: int, *, chunk: int = 65_536) 
         ids = np.minimum(np.arange(start, start + min(chunk, n)), n - 1).astype(np.int32)
         parts.append(np.asarray(evaluate(params, jnp.asarray(ids)), np.float32)[: n - start])
     vectors = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+    return _finite(vectors, lambda row: f"id {row}")
+
+
+def _finite(vectors: np.ndarray, name: Callable[[int], str]) -> np.ndarray:
+    """The vectors, unless one is not finite, of which the message gives the ``name``."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
-        raise DivergedError(f"the vector of id {bad[0]} is not finite; the model diverged, train it again")
+        raise DivergedError(
+            f"the vector of {name(int(bad[0]))} is not finite; the model diverged, train it again"
+        )
     return vectors
 
 
@@ -255,11 +262,7 @@ def export(
 
 def _queries(user_tower: Tower, bundle: Bundle, codes: np.ndarray) -> np.ndarray:
     vectors = np.asarray(user_tower(bundle.params, jnp.asarray(codes, jnp.int32)), np.float32)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if bad.size:
-        user = bundle.users.ids[int(codes[bad[0]])]
-        raise DivergedError(f"the vector of user {user!r} is not finite; the model diverged, train it again")
-    return vectors
+    return _finite(vectors, lambda row: f"user {bundle.users.ids[int(codes[row])]!r}")
 
 
 def _digest(params: Params) -> str:

@@ -125,13 +125,13 @@ def test_the_resampled_items_of_a_query_follow_the_softmax_with_an_error_of_one_
     assert -1.15 < slope < -0.9
 
 
-def _every_batch(size):
-    return np.stack(np.meshgrid(*[np.arange(N_ITEMS)] * size, indexing="ij"), axis=-1).reshape(-1, size)
+def _every_draw(n, size):
+    return np.stack(np.meshgrid(*[np.arange(n)] * size, indexing="ij"), axis=-1).reshape(-1, size)
 
 
 def test_the_losses_have_the_enumerated_gradients():
     """Batches of four by the library: 6^4 batches for the in-batch losses, and every resample for the others."""
-    batches = _every_batch(4)
+    batches = _every_draw(N_ITEMS, 4)
     chance = np.prod(POPULARITY[batches], axis=1)
     scores = jnp.asarray(SCORES[batches], jnp.float32)[:, None, :]
     log_pop = jnp.asarray(np.log(POPULARITY)[batches], jnp.float32)
@@ -157,7 +157,7 @@ def test_the_losses_have_the_enumerated_gradients():
         gradients = jax.jit(jax.vmap(jax.grad(loss)))(scores, log_pop)
         np.testing.assert_allclose(items_of(gradients), expected_in_batch(name, 4), atol=2e-6)
 
-    draws = np.stack(np.meshgrid(*[np.arange(4)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    draws = _every_draw(4, 4)
     for name in RESAMPLED:
 
         def loss(scores, log_pop, indices, name=name):
