@@ -30,7 +30,14 @@ DATASETS = {
 """How the datasets of published rows are written."""
 
 VARIANTS_OF = {
-    name: "badr" for name in ("badr_released", "badr_released_block", "badr_detached", "badr_corrected")
+    name: "badr"
+    for name in (
+        "badr_released",
+        "badr_released_block",
+        "badr_released_tiles",
+        "badr_detached",
+        "badr_corrected",
+    )
 }
 """Variants that stand beside the published row of another name."""
 

@@ -111,11 +111,12 @@ CVR_CONTROLS = (
 CVR_RELEASED = (
     "badr_released",
     "badr_released_block",
+    "badr_released_tiles",
     "badr_released_constant",
     "badr_released_frozen",
     "badr_released_zeros",
 )
-"""The program released with BADR, the same with blocks for lists of pairs, and the same controls of it."""
+"""The program released with BADR, the same with blocks or tiles for lists of pairs, and the same controls of it."""
 
 RELEASED_BADR = {
     "variant": "released",
@@ -188,6 +189,7 @@ def cvr_variants(
     for name, options, fixed in (
         ("badr_released", {}, {}),
         ("badr_released_block", {"frame": "block"}, {}),
+        ("badr_released_tiles", {"frame": "tiles"}, {}),
         ("badr_released_constant", {"propensity": "constant"}, {}),
         ("badr_released_frozen", {}, {"imputation_lr": 0.0}),
         ("badr_released_zeros", {"imputation": "zeros"}, {}),

@@ -24,6 +24,17 @@ def light_compilation(request):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def release_programs():
+    """Drops the compiled programs of a file after it.
+
+    Each holds memory maps, of which Linux gives a process 65,530: a suite of one process comes near that, and the
+    compiler then crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 inside one test."""

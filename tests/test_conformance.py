@@ -241,6 +241,7 @@ USERS = np.array([0, 1, 2, 2], np.int32)
 CACHE = sampling.ItemCache(jnp.arange(9, dtype=jnp.int32), jnp.zeros(90))
 DRAWS = {
     "sampling.epoch_batches": lambda key: sampling.epoch_batches(key, 50, batch_size=8),
+    "sampling.in_batch_counts": lambda key: sampling.in_batch_counts(key, jnp.zeros((4, 90)), n=9),
     "sampling.in_batch_resample": lambda key: sampling.in_batch_resample(key, jnp.zeros((4, 90)), n=9),
     "sampling.init_cache": lambda key: sampling.init_cache(key, n_items=90, size=9).items,
     "sampling.popularity_items": lambda key: sampling.popularity_items(
@@ -428,7 +429,7 @@ def test_draws_are_functions_of_their_key(draw):
     for ours, again, in_jit in zip(*map(jax.tree.leaves, (eager, draw(keys[0]), mapped)), strict=True):
         np.testing.assert_array_equal(ours, again)
         np.testing.assert_array_equal(ours, in_jit[0])
-        assert ours.dtype in (jnp.int32, jnp.bool_)
+        assert ours.dtype in (jnp.int32, jnp.bool_, jnp.float32)
     assert any((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(mapped))
 
 

@@ -262,3 +262,52 @@ def test_frequencies_need_a_table_and_a_positive_start():
     for sizes, interval in (([], 1.0), ([3], 0.0)):
         with pytest.raises(ValueError, match="must be a table and the interval must be positive"):
             sampling.init_frequency(sizes, initial_interval=interval)
+
+
+def test_in_batch_counts_follow_their_weights_as_independent_draws_do(rng):
+    """Mean and variance of the counts are those of n independent draws; an excluded column has none."""
+    logits = rng.normal(0.0, 1.5, (3, 70)).astype(np.float32)
+    logits[:, [4, 69]] = -np.inf
+    n, n_keys = 50, 4000
+    law = np.exp(logits.astype(np.float64))
+    law /= law.sum(axis=1, keepdims=True)
+    draw = jax.jit(jax.vmap(lambda key: sampling.in_batch_counts(key, jnp.asarray(logits), n=n)))
+    counts = np.asarray(draw(jax.random.split(KEY, n_keys)), np.float64)
+    assert (counts.sum(axis=-1) == n).all() and (counts >= 0).all() and (counts == counts.round()).all()
+    assert not counts[..., [4, 69]].any()
+    expected = n * law * (1 - law)
+    with np.errstate(invalid="ignore"):
+        z = (counts.mean(axis=0) - n * law) / np.sqrt(expected / n_keys)
+    assert np.nanmax(np.abs(z)) < 4.5  # 204 statistics, confidence 99.86 %
+    # The variance of a sample variance is about (2 + excess kurtosis) / n_keys, at most 1 / expected + 2.
+    spread = counts.var(axis=0) / np.where(expected > 0, expected, 1.0)
+    allowed = 4.5 * np.sqrt((2 + 1 / np.maximum(expected, 1e-9)) / n_keys)
+    assert (np.abs(spread - 1) < allowed)[expected > 0].all()
+
+
+def test_in_batch_counts_of_parts_are_those_of_the_whole(rng):
+    logits = jnp.asarray(rng.normal(size=(6, 40)), jnp.float32)
+    whole = sampling.in_batch_counts(KEY, logits, n=30)
+    part = sampling.in_batch_counts(KEY, logits[2:5], n=30, rows=jnp.arange(2, 5))
+    np.testing.assert_array_equal(part, whole[2:5])
+
+
+@pytest.mark.parametrize(("n_columns", "n"), [(1, 1), (31, 7), (32, 100), (33, 2**15), (5000, 3)])
+def test_in_batch_counts_add_up_for_all_sizes(rng, n_columns, n):
+    logits = rng.normal(0.0, 20.0, (4, n_columns)).astype(np.float32)
+    logits[3] = -np.inf
+    counts = np.asarray(sampling.in_batch_counts(KEY, jnp.asarray(logits), n=n))
+    assert counts.shape == logits.shape and (counts >= 0).all() and (counts.sum(axis=1) == n).all()
+    assert counts[3, 0] == n
+
+
+def test_in_batch_counts_refuse_misuse():
+    with pytest.raises(TypeError, match="logits must be of a floating dtype, got int32"):
+        sampling.in_batch_counts(KEY, jnp.zeros((2, 3), jnp.int32), n=1)
+    with pytest.raises(ValueError, match=r"logits must be of shape \(b, C\), got \(3,\)"):
+        sampling.in_batch_counts(KEY, jnp.zeros(3), n=1)
+    for n in (0, 2**15 + 1):
+        with pytest.raises(ValueError, match=rf"n must be in \[1, 32768\], got {n}"):
+            sampling.in_batch_counts(KEY, jnp.zeros((2, 3)), n=n)
+    with pytest.raises(ValueError, match=r"rows must be of shape \(2,\), got \(3,\)"):
+        sampling.in_batch_counts(KEY, jnp.zeros((2, 3)), n=1, rows=jnp.arange(3))

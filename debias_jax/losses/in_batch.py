@@ -27,7 +27,6 @@ from debias_jax._checks import (
     check_samples,
 )
 from debias_jax._reduce import fill_masked, safe_reduce
-from debias_jax.losses.sampled import sum_of_exponentials
 from debias_jax.types import Array, ReduceFn
 
 IN_BATCH_VARIANTS = ("published", "released")
@@ -122,10 +121,22 @@ def in_batch_softmax(
         columns = jnp.broadcast_to(jnp.arange(n_columns), logits.shape)
         logits = jnp.where(candidates | (columns == own), logits, -jnp.inf)
     pos = jnp.take_along_axis(logits, own, axis=-1)[..., 0]
-    total = jax.nn.logsumexp(logits, axis=-1)
-    if variant == "released":
-        total = jnp.logaddexp(pos, total)
-    return safe_reduce((total - pos) / sharpness, weights=weights, where=where, reduce_fn=reduce_fn)
+    values = against_total(pos, jax.nn.logsumexp(logits, axis=-1), variant) / sharpness
+    return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
+
+
+def against_total(pos: Array, total: Array, variant: str) -> Array:
+    """The loss of positives against totals over their columns, as the in-batch and the resampled losses take it.
+
+    Args:
+        pos: ``[...]`` logits of the positives.
+        total: ``[...]`` log of the sum of exponentials over the columns; with ``variant="mean"`` their mean.
+        variant: ``"released"`` takes the positive into the total, all others do not.
+
+    Returns:
+        ``[...]``.
+    """
+    return jax.nn.softplus(total - pos) if variant == "released" else total - pos
 
 
 def resampled_softmax(
@@ -206,24 +217,35 @@ def resampled_softmax(
     check_mask(where, shape)
     if indices is not None:
         check_samples(shape, indices=indices)
-        drawn, n_drawn = jnp.ones(jnp.shape(indices)), indices.shape[-1]
+        drawn = jnp.ones(jnp.shape(indices))
         scores = jnp.take_along_axis(scores, indices, axis=-1)
         if log_w is not None:
             log_w = jnp.take_along_axis(log_w, indices, axis=-1)
     else:
         drawn = jax.lax.stop_gradient(fill_masked(counts, where, fill=1.0))
-        n_drawn = jnp.sum(drawn, axis=-1, keepdims=True)
     pos, scores = fill_masked(pos, where), fill_masked(scores, where)
+    if log_w is not None:
+        log_w = fill_masked(log_w, where)
+    values = against_total(pos, resampled_total(scores, drawn, log_w=log_w, variant=variant), variant)
+    return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
+
+
+def resampled_total(scores: Array, counts: Array, *, variant: str, log_w: Array | None = None) -> Array:
+    """What ``resampled_softmax`` sets against the positive: the drawn columns' total, or their mean score.
+
+    Args:
+        scores: ``[..., C]``.
+        counts: float ``[..., C]``, how often each column was drawn, at least one of them positive.
+        variant: see ``resampled_softmax``.
+        log_w: ``[..., C]`` for ``"corrected"``.
+
+    Returns:
+        ``[...]``.
+    """
     if variant == "mean":
-        values = jnp.sum(jnp.where(drawn > 0, scores, 0.0) * drawn / n_drawn, axis=-1) - pos
-        return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
-    logits = scores
+        share = counts / jnp.sum(counts, axis=-1, keepdims=True)
+        return jnp.sum(jnp.where(counts > 0, scores, 0.0) * share, axis=-1)
     if variant == "corrected":
-        log_w = jnp.where(drawn > 0, jax.lax.stop_gradient(fill_masked(log_w, where)), 0.0)
-        logits = scores - log_w - jnp.log(n_drawn)
-    logits = jnp.where(drawn > 0, logits + jnp.log(jnp.maximum(drawn, 1e-30)), -jnp.inf)
-    if variant == "released":
-        total = sum_of_exponentials(pos, logits)
-    else:
-        total = jax.nn.logsumexp(logits, axis=-1)
-    return safe_reduce(total - pos, weights=weights, where=where, reduce_fn=reduce_fn)
+        log_w = jnp.where(counts > 0, jax.lax.stop_gradient(log_w), 0.0)
+        scores = scores - log_w - jnp.log(jnp.sum(counts, axis=-1, keepdims=True))
+    return jax.nn.logsumexp(scores, axis=-1, b=counts)

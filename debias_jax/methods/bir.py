@@ -4,16 +4,15 @@ from typing import Unpack
 
 import jax
 
-from debias_jax import losses
+from debias_jax import sampling
 from debias_jax._checks import check_choice
-from debias_jax.losses.in_batch import RESAMPLED_VARIANTS
+from debias_jax.losses.in_batch import RESAMPLED_VARIANTS, against_total, resampled_total
 from debias_jax.methods._retrieval import (
     BATCH_SIZE,
+    Clicks,
     RetrievalSettings,
-    Scores,
+    Rows,
     log_popularity,
-    log_weights,
-    resample,
     retrieval,
     size_or,
 )
@@ -68,12 +67,17 @@ def bir(
     check_choice(RESAMPLED_VARIANTS, variant=variant)
     n = size_or(settings.get("batch_size", BATCH_SIZE), n_resampled=n_resampled)
 
-    def loss(scores: Scores, context: Context) -> Array:
-        logits = jax.lax.stop_gradient(log_weights(scores, log_popularity(context.data)))
-        indices = resample(scores, logits, context.key, n=n)
-        log_w = jax.nn.log_softmax(logits, axis=1) if variant == "corrected" else None
-        return losses.resampled_softmax(
-            scores.pos, scores.scores, indices, log_w=log_w, variant=variant, reduce_fn=None
-        )
+    def totals(rows: Rows, context: Context) -> Array:
+        logits = rows.batch.log_weights(log_popularity(context.data))
+        counts = sampling.in_batch_counts(context.key, logits, n=n, rows=rows.numbers)
+        log_w = None
+        if variant == "corrected":
+            # The probability of a click's column, of which those of one item share the item's.
+            log_w = jax.nn.log_softmax(logits, axis=1) - rows.batch.log_counts
+        return resampled_total(rows.batch.scores, counts, log_w=log_w, variant=variant)
 
-    return retrieval(model, loss=loss, **settings)
+    def loss(clicks: Clicks, total: Array, context: Context) -> Array:
+        del context
+        return against_total(clicks.pos, total, variant)
+
+    return retrieval(model, totals=totals, loss=loss, **settings)

@@ -4,10 +4,13 @@
 |---|---|---|
 | ``pairs`` | B observed rows, each once an epoch | G B pairs drawn uniformly (the released programs) |
 | ``block`` | B observed rows, each once an epoch | random users x random items, G B pairs or a few less |
+| ``tiles`` | B observed rows, each once an epoch | many small blocks that share no user and no item, as many pairs |
 | ``uniform`` | G B pairs drawn uniformly, labels where observed | the rows themselves (BADR, eq. 13) |
 
 Each pair of a ``block`` is as likely as any other, so that means over it are unbiased; its pairs share users and
 items, which raises their variance, and its scores are one matrix product, which is far cheaper than G B look-ups.
+``tiles`` lie between the two: they meet each user and each item once a step where G B pairs suffice for that, so that
+no part of the matrix is without a gradient, at a look-up a user and item instead of two a pair.
 """
 
 import math
@@ -20,7 +23,7 @@ from debias_jax._checks import check_choice
 from debias_jax.methods.base import BatchesFn, CvrBatch, PairBatch, Pairs, TrainData
 from debias_jax.types import Array, Key
 
-FRAMES = ("pairs", "block", "uniform")
+FRAMES = ("pairs", "block", "tiles", "uniform")
 WEIGHTINGS = ("population", "batch")
 
 
@@ -71,9 +74,9 @@ def cvr_batches(
                 population_key, (steps, batch_size * ratio), n_users=n_users, n_items=n_items
             )
         else:
-            users, items = _blocks(
-                population_key, steps, batch_size * ratio, n_users=n_users, n_items=n_items
-            )
+            shape = block_shape if frame == "block" else tiles_shape
+            sides = shape(batch_size * ratio, n_users=n_users, n_items=n_items)
+            users, items = _blocks(population_key, steps, *sides, n_users=n_users, n_items=n_items)
         population = Pairs(users, items)
         if with_observed:
             population = Pairs(users, items, *look_up(data, users, items))
@@ -99,19 +102,43 @@ def look_up(data: TrainData, users: Array, items: Array) -> tuple[Array, Array]:
     return observed, jnp.where(observed, data.observed_labels[jnp.maximum(at, 0)], 0.0)
 
 
-def _blocks(key: Key, steps: int, size: int, *, n_users: int, n_items: int) -> tuple[Array, Array]:
-    """``users [steps, a, 1]`` and ``items [steps, 1, b]``, each step's distinct, with a b <= ``size`` and about equal.
+TILE_SIDE = 32
+"""Users and items of a tile, at least: smaller matrix products cost more than they save."""
+
+
+def block_shape(size: int, *, n_users: int, n_items: int) -> tuple[int, int, int]:
+    """One block of at most ``size`` pairs, about square: (1, users, items)."""
+    side = math.isqrt(size)
+    n_block_users = min(n_users, max(side, size // n_items))
+    return 1, n_block_users, min(n_items, max(1, size // n_block_users))
+
+
+def tiles_shape(size: int, *, n_users: int, n_items: int) -> tuple[int, int, int]:
+    """Several blocks of ``size`` pairs together: (tiles, users, items of each).
+
+    As many as meet each user and item about once, but none smaller than ``TILE_SIDE`` squared.
+    """
+    n_tiles = max(1, min(n_users, n_items, n_users * n_items // size, size // TILE_SIDE**2))
+    _, *sides = block_shape(size // n_tiles, n_users=n_users // n_tiles, n_items=n_items // n_tiles)
+    return n_tiles, *sides
+
+
+def _blocks(
+    key: Key, steps: int, n_blocks: int, n_block_users: int, n_block_items: int, *, n_users: int, n_items: int
+) -> tuple[Array, Array]:
+    """``users [steps, blocks, a, 1]`` and ``items [steps, blocks, 1, b]``, each step's distinct; without the axis of
+    blocks where there is one.
 
     A step takes a window of a random order, in which every user (item) is as likely as any other, and so is each pair.
     """
-    side = math.isqrt(size)
-    n_block_users = min(n_users, max(side, size // n_items))
-    n_block_items = min(n_items, max(1, size // n_block_users))
     user_key, item_key = jax.random.split(key)
-    return (
-        _windows(user_key, steps, n_block_users, n_users)[:, :, None],
-        _windows(item_key, steps, n_block_items, n_items)[:, None, :],
+    users = _windows(user_key, steps, n_blocks * n_block_users, n_users).reshape(
+        steps, n_blocks, n_block_users, 1
     )
+    items = _windows(item_key, steps, n_blocks * n_block_items, n_items).reshape(
+        steps, n_blocks, 1, n_block_items
+    )
+    return (users[:, 0], items[:, 0]) if n_blocks == 1 else (users, items)
 
 
 def _windows(key: Key, steps: int, width: int, n: int) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from debias_jax import sampling
 from debias_jax._checks import check_choice
-from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
+from debias_jax.losses.in_batch import IN_BATCH_VARIANTS, against_total
 from debias_jax.methods._retrieval import BATCH_SIZE, RetrievalSettings, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -79,7 +79,19 @@ def g_tower(
         state = sampling.update_frequency(context.extra, items, rate=context.hparams["frequency_rate"])
         return state, state
 
-    def loss(scores, context):
-        return scores.softmax(log_q=sampling.log_frequency(context.extra, scores.items), variant=variant)
+    def totals(rows, context):
+        return rows.batch.log_total(sampling.log_frequency(context.extra, rows.batch.items))
 
-    return retrieval(model, loss=loss, fit=fit, prepare=prepare, hparams={"frequency_rate": 1e-2}, **settings)
+    def loss(clicks, total, context):
+        pos = clicks.pos - sampling.log_frequency(context.extra, clicks.items)
+        return against_total(pos, total, variant)
+
+    return retrieval(
+        model,
+        totals=totals,
+        loss=loss,
+        fit=fit,
+        prepare=prepare,
+        hparams={"frequency_rate": 1e-2},
+        **settings,
+    )

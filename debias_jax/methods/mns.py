@@ -5,8 +5,9 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 
-from debias_jax import losses, sampling
+from debias_jax import sampling
 from debias_jax._checks import check_choice
+from debias_jax.losses.in_batch import against_total
 from debias_jax.methods._retrieval import BATCH_SIZE, RetrievalSettings, log_popularity, retrieval, size_or
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -61,22 +62,27 @@ def mns(
         n_items = context.data.matrix_size[1]
         return sampling.uniform_items(jax.random.fold_in(context.key, 0), (n_drawn,), n_items=n_items)
 
-    def loss(scores, context):
-        log_pop, n_items = log_popularity(context.data), context.data.matrix_size[1]
+    def log_q(context, items, n_clicks):
         # Of the columns that count: padding of an epoch's last batch is none.
-        share = scores.n_clicks / (scores.n_clicks + n_drawn)
+        share = n_clicks / (n_clicks + n_drawn)
         if variant == "released":
             share = 1.0 - share
-        log_q = jnp.log(share * jnp.exp(log_pop[scores.items]) + (1.0 - share) / n_items)
-        if variant == "published":
-            return scores.softmax(log_q=log_q)
-        return losses.importance_sampled_softmax(
-            scores.pos,
-            scores.scores,
-            log_q_pos=log_pop[scores.items[scores.rows]],
-            log_q_neg=log_q,
-            candidates=scores.candidates,
-            reduce_fn=None,
+        law = share * jnp.exp(log_popularity(context.data)) + (1.0 - share) / context.data.matrix_size[1]
+        return jnp.log(law)[items]
+
+    def totals(rows, context):
+        return jnp.logaddexp(
+            *(
+                columns.log_total(log_q(context, columns.items, rows.n_clicks))
+                for columns in (rows.batch, rows.further)
+            )
         )
 
-    return retrieval(model, loss=loss, further_items=uniform, **settings)
+    def loss(clicks, total, context):
+        if variant == "released":
+            log_q_pos = log_popularity(context.data)[clicks.items]
+        else:
+            log_q_pos = log_q(context, clicks.items, clicks.n_clicks)
+        return against_total(clicks.pos - log_q_pos, total, variant)
+
+    return retrieval(model, totals=totals, loss=loss, further_items=uniform, **settings)

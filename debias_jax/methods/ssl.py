@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from debias_jax._checks import check_choice
-from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
+from debias_jax.losses.in_batch import IN_BATCH_VARIANTS, against_total
 from debias_jax.methods._retrieval import RetrievalSettings, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -43,4 +43,13 @@ def ssl(model: Model, *, variant: str = "published", **settings: Unpack[Retrieva
         NeurIPS 2022.
     """
     check_choice(IN_BATCH_VARIANTS, variant=variant)
-    return retrieval(model, loss=lambda scores, context: scores.softmax(variant=variant), **settings)
+
+    def totals(rows, context):
+        del context
+        return rows.batch.log_total()
+
+    def loss(clicks, total, context):
+        del context
+        return against_total(clicks.pos, total, variant)
+
+    return retrieval(model, totals=totals, loss=loss, **settings)

@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from debias_jax._checks import check_choice
-from debias_jax.losses.in_batch import IN_BATCH_VARIANTS
+from debias_jax.losses.in_batch import IN_BATCH_VARIANTS, against_total
 from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -54,8 +54,14 @@ def ssl_pop(
     if not sharpness > 0:
         raise ValueError(f"sharpness must be positive, got {sharpness}")
 
-    def loss(scores, context):
-        log_q = context.hparams["popularity_power"] * log_popularity(context.data)[scores.items]
-        return scores.softmax(log_q=log_q, sharpness=sharpness, variant=variant)
+    def log_q(context, items):
+        return context.hparams["popularity_power"] * log_popularity(context.data)[items]
 
-    return retrieval(model, loss=loss, hparams={"popularity_power": 1.0}, **settings)
+    def totals(rows, context):
+        return rows.batch.log_total(log_q(context, rows.batch.items), sharpness)
+
+    def loss(clicks, total, context):
+        pos = sharpness * clicks.pos - log_q(context, clicks.items)
+        return against_total(pos, total, variant) / sharpness
+
+    return retrieval(model, totals=totals, loss=loss, hparams={"popularity_power": 1.0}, **settings)

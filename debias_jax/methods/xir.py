@@ -5,16 +5,16 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 
-from debias_jax import losses, sampling
+from debias_jax import sampling
 from debias_jax._checks import check_choice
+from debias_jax.losses.in_batch import against_total, resampled_total
 from debias_jax.methods._retrieval import (
     BATCH_SIZE,
     ClickBatch,
+    Clicks,
     RetrievalSettings,
-    Scores,
+    Rows,
     log_popularity,
-    log_weights,
-    resample,
     retrieval,
     size_or,
 )
@@ -87,57 +87,73 @@ def xir(
         del hparams
         return sampling.init_cache(key, n_items=data.matrix_size[1], size=size, variant=variant)
 
-    def draw(scores: Scores, context: Context) -> tuple[Array, Array, Array]:
-        """Columns of the batch and of the cache ``[b, n]``, and whether the cache has any for a row."""
-        logits = jax.lax.stop_gradient(log_weights(scores, log_popularity(context.data)))
-        of_batch, of_cache = (
-            resample(scores, part, jax.random.fold_in(context.key, number), n=n)
-            for number, part in enumerate((logits[:, :batch_size], logits[:, batch_size:]))
+    def draw(rows: Rows, context: Context) -> tuple[Array, Array]:
+        """How often each row draws the columns of the batch and those of the cache."""
+        log_pop = log_popularity(context.data)
+        return tuple(
+            sampling.in_batch_counts(
+                jax.random.fold_in(context.key, number), part.log_weights(log_pop), n=n, rows=rows.numbers
+            )
+            for number, part in enumerate((rows.batch, rows.further))
         )
-        return of_batch, of_cache, jnp.any(jnp.isfinite(logits[:, batch_size:]), axis=1)
+
+    def has_cache(rows: Rows) -> Array:
+        """Whether the cache holds anything for a row: its item may be all, and left out."""
+        return jnp.any(
+            jnp.broadcast_to(
+                jnp.isfinite(rows.further.log_counts), (rows.numbers.shape[0], rows.further.items.shape[0])
+            ),
+            axis=1,
+        )
 
     def prepare(sum_rows, context: Context, batch: ClickBatch):
         cache = context.extra
-        columns = jnp.concatenate([batch.items, cache.items])
 
-        def counts(scores: Scores) -> Array:
-            of_batch, of_cache, has_cache = draw(scores, context)
-            drawn = jnp.concatenate([of_batch, batch_size + of_cache], axis=1)
-            counted = jnp.concatenate(
-                [
-                    jnp.broadcast_to(scores.where[:, None], of_batch.shape),
-                    jnp.broadcast_to((scores.where & has_cache)[:, None], of_cache.shape),
-                ],
-                axis=1,
+        def occurrences(rows: Rows) -> Array:
+            of_batch, of_cache = draw(rows, context)
+            in_cache = jnp.where(has_cache(rows), rows.weights, 0.0)
+            return (
+                jnp.zeros_like(cache.occurrences)
+                .at[rows.batch.items]
+                .add(rows.weights @ of_batch)
+                .at[rows.further.items]
+                .add(in_cache @ of_cache)
             )
-            return jnp.zeros(columns.shape[0], jnp.int32).at[drawn].add(counted.astype(jnp.int32))
 
+        counts = sum_rows(occurrences, cache.items)
         updated = sampling.update_cache(
             jax.random.fold_in(context.key, 2),
             cache,
-            columns,
-            sum_rows(counts, columns),
+            jnp.arange(counts.shape[0]),
+            counts,
             decay=context.hparams["occurrence_decay"],
             variant=variant,
         )
         return cache, updated
 
-    def loss(scores: Scores, context: Context) -> Array:
+    def totals(rows: Rows, context: Context) -> tuple[Array, Array, Array]:
         # Drawn again, by the same keys: the draws of all rows would take far more memory than those of a chunk.
-        of_batch, of_cache, has_cache = draw(scores, context)
-        batch_loss, cache_loss = (
-            losses.resampled_softmax(scores.pos, part, indices, variant=loss_variant, reduce_fn=None)
-            for part, indices in (
-                (scores.scores[:, :batch_size], of_batch),
-                (scores.scores[:, batch_size:], of_cache),
-            )
+        of_batch, of_cache = draw(rows, context)
+        some = has_cache(rows)
+        # What stands in for a row without a cache is weighed by 0.
+        of_cache = jnp.where(some[:, None], of_cache, 1.0)
+        return (
+            resampled_total(rows.batch.scores, of_batch, variant=loss_variant),
+            resampled_total(rows.further.scores, of_cache, variant=loss_variant),
+            some,
         )
-        # A row whose item is all that the cache holds has no negatives there.
-        weight = jnp.where(has_cache, context.hparams["cache_weight"], 0.0)
-        return weight * cache_loss + (1.0 - weight) * batch_loss
+
+    def loss(clicks: Clicks, of_rows: tuple[Array, Array, Array], context: Context) -> Array:
+        of_batch, of_cache, some = of_rows
+        weight = jnp.where(some, context.hparams["cache_weight"], 0.0)
+        in_batch, in_cache = (
+            against_total(clicks.pos, total, loss_variant) for total in (of_batch, of_cache)
+        )
+        return weight * in_cache + (1.0 - weight) * in_batch
 
     return retrieval(
         model,
+        totals=totals,
         loss=loss,
         further_items=lambda context: context.extra.items,
         fit=fit,

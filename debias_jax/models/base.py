@@ -143,7 +143,7 @@ def lookup(table: Array, ids: Array) -> Array:
 
 
 def inner_products(users: Array, items: Array) -> Array:
-    """Inner products over the last axis of vectors that broadcast, as one matrix product where they form a block.
+    """Inner products over the last axis of vectors that broadcast, as matrix products where they form blocks.
 
     Args:
         users: ``[..., dim]``.
@@ -156,9 +156,17 @@ def inner_products(users: Array, items: Array) -> Array:
         >>> import jax.numpy as jnp
         >>> inner_products(jnp.ones((3, 1, 2)), jnp.ones((1, 5, 2))).shape
         (3, 5)
+        >>> inner_products(jnp.ones((7, 3, 1, 2)), jnp.ones((7, 1, 5, 2))).shape
+        (7, 3, 5)
     """
     if users.ndim == items.ndim == 3 and users.shape[1] == items.shape[0] == 1:
         return users[:, 0] @ items[0].T
+    if (
+        users.ndim == items.ndim == 4
+        and users.shape[2] == items.shape[1] == 1
+        and users.shape[0] == items.shape[0]
+    ):
+        return users[:, :, 0] @ items[:, 0].mT
     # A product with a vector of ones: XLA's CPU code for it is three times as fast as for a sum over a short axis.
     return (users * items) @ jnp.ones(users.shape[-1], users.dtype)
 

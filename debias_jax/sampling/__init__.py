@@ -17,6 +17,7 @@ from debias_jax.sampling.frequency import (
 from debias_jax.sampling.in_batch import (
     ItemCache,
     accidental_hits,
+    in_batch_counts,
     in_batch_resample,
     init_cache,
     update_cache,
@@ -35,6 +36,7 @@ __all__ = [
     "epoch_batches",
     "find",
     "hash_bits",
+    "in_batch_counts",
     "in_batch_resample",
     "init_cache",
     "init_frequency",

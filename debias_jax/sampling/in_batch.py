@@ -87,6 +87,119 @@ def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
     return _inverse(weights, uniform)
 
 
+def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = None) -> Array:
+    """How often each column is among n columns of a row, drawn with replacement in proportion to exp(logits).
+
+    What ``in_batch_resample`` draws, counted: for many draws a row it costs a look-up a column in place of a search a
+    draw. All rows share n uniform numbers, which each row turns by an offset of its own. So each draw is uniform, and
+    the draws of one row are independent of each other up to a grid of 1 / (64 n); those of two rows are not, which no
+    mean over rows feels but in its variance.
+
+    Args:
+        key: PRNG key.
+        logits: float ``[b, C]``; a column of minus infinity is never drawn, but in a row that has no other: such a row
+            gives column 0.
+        n: number of draws a row, at most 2^15.
+        rows: int ``[b]``, a number for each row by which it takes its offset, so that parts of a batch draw what the
+            whole would; None for 0, 1, ...
+
+    Returns:
+        float32 ``[b, C]``, whole numbers that add up to n in each row; no gradient passes. Probabilities are rounded to
+        multiples of 2^-23 of a row's total.
+
+    Raises:
+        TypeError: ``logits`` are not floating, or ``rows`` no integers.
+        ValueError: ``n`` is not in ``[1, 2^15]``, or a shape does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from debias_jax import sampling
+        >>> logits = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 3.0]])
+        >>> sampling.in_batch_counts(jax.random.key(0), logits, n=3).tolist()
+        [[3.0, 0.0], [0.0, 3.0]]
+
+    Source:
+        Chen et al., NeurIPS 2022, section 3.1; the turned uniform numbers are Cranley and Patterson's (SIAM J. Numer.
+        Anal. 13(6), 1976).
+    """
+    check_float(logits=logits)
+    check_integer(rows=rows)
+    if jnp.ndim(logits) != 2:
+        raise ValueError(f"logits must be of shape (b, C), got {jnp.shape(logits)}")
+    n_rows = logits.shape[0]
+    if rows is None:
+        rows = jnp.arange(n_rows)
+    elif jnp.shape(rows) != (n_rows,):
+        raise ValueError(f"rows must be of shape ({n_rows},), got {jnp.shape(rows)}")
+    if not 1 <= n <= 2**15:
+        raise ValueError(f"n must be in [1, 32768], got {n}")
+    grid_bits = max(10, (64 * n - 1).bit_length())
+    shift = _UNIT_BITS - grid_bits
+    draw_key, offset_key = jax.random.split(key)
+    # below[g] is how many of the n numbers lie in the first g cells of two turns around the unit interval.
+    cells = 1 + (jax.random.bits(draw_key, (n,), jnp.uint32) >> (32 - grid_bits)).astype(jnp.int32)
+    turn = 2**grid_bits
+    held = jnp.zeros((1, 2 * turn + 1), jnp.float32).at[0, jnp.concatenate([cells, cells + turn])].add(1.0)
+    below = _running_sum(_in_parts(held)).reshape(-1)
+
+    def reached(units: Array) -> Array:
+        return below.at[(units + offsets) >> shift].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+    # The sum of two words is as uniform as one, and sums are not computed again for each column, as words would be.
+    words = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(offset_key, row), (2,), jnp.uint32))(rows)
+    bits = jnp.sum(words, axis=1, dtype=jnp.uint32)
+    offsets = (bits >> (32 - _UNIT_BITS)).astype(jnp.int32)[:, None, None]
+    counts = _differences(reached(_cumulative(jax.lax.stop_gradient(logits))), reached(0)[:, 0])
+    return counts.reshape(n_rows, -1)[:, : logits.shape[1]]
+
+
+_UNIT_BITS = 23
+"""Cumulative probabilities are whole multiples of 2^-23, of which float32 sums are exact in any order."""
+
+_PART = 32
+"""Sums and differences along a row are products with a matrix of this size, on CPU far cheaper than slices of it."""
+
+
+def _cumulative(logits: Array) -> Array:
+    """Cumulative probabilities of each row in units of 2^-23, int32 up to 2^23, in parts."""
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    some = jnp.isfinite(largest)
+    weights = jnp.exp(logits.astype(jnp.float32) - jnp.where(some, largest, 0.0))
+    weights = jnp.where(some, weights, jnp.arange(logits.shape[-1]) == 0)
+    whole = jnp.round(weights * (2.0**_UNIT_BITS / jnp.sum(weights, axis=-1, keepdims=True)))
+    sums = _running_sum(_in_parts(whole))
+    # The total itself comes to 2^23 within a half, so that the last one is exact.
+    return jnp.floor(sums * (2.0**_UNIT_BITS / sums[:, -1:, -1:]) + 0.5).astype(jnp.int32)
+
+
+def _in_parts(values: Array) -> Array:
+    """``[b, n]`` as ``[b, parts, _PART]``, filled up with 0."""
+    n_rows, n = values.shape
+    return jnp.pad(values, ((0, 0), (0, -n % _PART))).reshape(n_rows, -1, _PART)
+
+
+def _running_sum(parts: Array) -> Array:
+    """Cumulative sums over the last two axes, exact for whole numbers with sums up to 2^24."""
+    n_rows, n_parts, width = parts.shape
+    ones = jnp.ones((width, width), jnp.float32)
+    before = jnp.zeros((n_rows, 1), jnp.float32)
+    if n_parts > 1:
+        sums = _running_sum(_in_parts(jnp.sum(parts, axis=-1))).reshape(n_rows, -1)
+        before = jnp.concatenate([before, sums[:, : n_parts - 1]], axis=1)
+    # What precedes a part enters the product: added to it, the compiler would add it anew wherever a sum is read.
+    terms = jnp.concatenate([before[..., None], parts], axis=-1)
+    summed = jnp.concatenate([ones[:1], jnp.triu(ones)])
+    return jnp.einsum("bpk,kj->bpj", terms, summed, precision="highest")
+
+
+def _differences(parts: Array, start: Array) -> Array:
+    """Differences along the last two axes, the first of each row from ``start [b, 1]``; exact for whole numbers."""
+    width = parts.shape[-1]
+    inner = jnp.einsum("bpk,kj->bpj", parts, jnp.eye(width) - jnp.eye(width, k=1), precision="highest")
+    before = jnp.concatenate([start, parts[:, :-1, -1]], axis=1)
+    return inner - jnp.where(jnp.arange(width) == 0, before[..., None], 0.0)
+
+
 def _inverse(weights: Array, uniform: Array) -> Array:
     """The first column whose cumulative weight exceeds ``uniform`` times the total; never one of weight 0."""
     axis = weights.ndim - 1

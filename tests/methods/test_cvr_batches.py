@@ -11,15 +11,22 @@ import pytest
 from debias_jax import training
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
+from debias_jax.methods import cvr_batches as module
 from debias_jax.methods.cvr_batches import FRAMES, cvr_batches
 
 N_USERS, N_ITEMS = 7, 5
 BATCH_SIZE, RATIO = 4, 3
-OBSERVED_FRAMES = ("pairs", "block")
+OBSERVED_FRAMES = ("pairs", "block", "tiles")
 MANY = 4000
 """Independent epochs of the statistical tests."""
 SIGMAS = 4.5
 """Confidence 99.97 % for fifty normal statistics."""
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of the size of these matrices."""
+    monkeypatch.setattr(module, "TILE_SIDE", 2)
 
 
 def make_data(n_users, n_items, pairs, *, propensities=None):
@@ -83,6 +90,9 @@ def test_shapes_and_dtypes(frame):
     assert (users.dtype, items.dtype) == (np.int32, np.int32)
     if frame == "pairs":
         assert users.shape == items.shape == (5, 12)
+    elif frame == "tiles":
+        # 35 pairs in tiles of 12: two, of 3 users and 2 items.
+        assert (users.shape, items.shape) == ((5, 2, 3, 1), (5, 2, 1, 2))
     else:
         assert (users.shape, items.shape) == ((5, 3, 1), (5, 1, 4))
     assert users.min() >= 0 and users.max() < N_USERS and items.min() >= 0 and items.max() < N_ITEMS
@@ -182,6 +192,34 @@ def test_every_pair_is_as_likely_in_every_block():
     assert np.abs(z).max() < SIGMAS
 
 
+def test_every_pair_is_as_likely_in_every_tile():
+    """Two tiles of 3 of 7 users and 2 of 5 items."""
+    users, items = draw_many("tiles", small_data(), lambda b: (b.population.users, b.population.items))
+    counts = np.zeros((5, 2, N_USERS, N_ITEMS))
+    np.add.at(counts, (np.arange(5)[:, None, None, None], np.arange(2)[:, None, None], users, items), 1)
+    share = 6 / 35
+    z = (counts - MANY * share) / math.sqrt(MANY * share * (1 - share))
+    assert np.abs(z).max() < 5.0  # 350 statistics, confidence 99.98 %
+    # No user and no item is in both tiles of a step.
+    for ids in (users[..., 0], items[:, :, :, 0, :]):
+        assert (np.diff(np.sort(ids.reshape(MANY, 5, -1), axis=-1)) > 0).all()
+
+
+def test_tiles_of_a_large_matrix_are_of_the_least_side_and_of_a_small_one_cover_it(monkeypatch):
+    monkeypatch.setattr(module, "TILE_SIDE", 32)
+    for size, n_users, n_items, expected in [
+        (20_480, 1_411, 3_327, (20, 32, 32)),
+        (20_480, 100_000, 5_000_000, (20, 32, 32)),
+        (20_480, 200, 1_000, (9, 22, 103)),
+        (1_000, 290, 300, (1, 31, 32)),
+        (20_480, 3, 100_000, (3, 1, 6_826)),
+        (100, 3, 2, (1, 3, 2)),
+    ]:
+        n_tiles, n_tile_users, n_tile_items = module.tiles_shape(size, n_users=n_users, n_items=n_items)
+        assert (n_tiles, n_tile_users, n_tile_items) == expected
+        assert n_tiles * n_tile_users <= n_users and n_tiles * n_tile_items <= n_items
+
+
 def test_users_and_items_of_a_block_are_distinct_and_an_order_is_used_up():
     log = make_data(40, 30, np.arange(0, 1200, 2))
     batch = draw("block", log, batch_size=20, ratio=5)
@@ -252,7 +290,7 @@ def test_pairs_beyond_int32_weigh_what_they_should():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frame": "grid"}, "unknown frame 'grid'; there are pairs, block, uniform"),
+        ({"frame": "grid"}, "unknown frame 'grid'; there are pairs, block, tiles, uniform"),
         ({"weighting": "none"}, "unknown weighting 'none'; there are population, batch"),
         ({"batch_size": 0}, "batch_size and ratio must be at least 1, got 0 and 3"),
         ({"ratio": 0}, "batch_size and ratio must be at least 1, got 4 and 0"),

@@ -13,12 +13,20 @@ from reference import dr as reference
 
 from debias_jax import data, methods, models, training
 from debias_jax.errors import ConfigError
+from debias_jax.methods import cvr_batches
 
 N_USERS, N_ITEMS = 12, 9
-FRAMES = ("pairs", "block", "uniform")
+FRAMES = ("pairs", "tiles", "uniform")
 MF = models.mf(N_USERS, N_ITEMS, dim=3, init_scale=0.7)
 PROPENSITY_MODEL = models.additive_logistic(N_USERS, N_ITEMS)
+# The one step of a block is tested with the tasks' networks in test_multitask.py.
 HPARAMS = {"weight_decay": 0.0, "imputation_weight_decay": 0.0, "lr": 0.1, "imputation_lr": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Several tiles a step."""
+    monkeypatch.setattr(cvr_batches, "TILE_SIDE", 2)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from debias_jax import data, methods, models, sampling, training
+from debias_jax import data, losses, methods, models, sampling, training
 from debias_jax.errors import ConfigError
 from debias_jax.methods import _retrieval
 
@@ -150,23 +150,14 @@ def matrix(before, batch, columns):
 
 
 def drawn(key, logits, n):
-    """The columns of each row, by a key of its own."""
-    return np.stack(
-        [
-            sampling.in_batch_resample(
-                jax.random.fold_in(key, row), jnp.asarray(logits[row], jnp.float32), n=n
-            )
-            for row in range(len(logits))
-        ]
-    )
+    """How often each column of each row is drawn."""
+    return np.asarray(sampling.in_batch_counts(key, jnp.asarray(logits, jnp.float32), n=n))
 
 
-def resampled_loss(scores, indices, variant):
-    own = np.arange(len(scores))
-    pos, chosen = scores[own, own], np.take_along_axis(scores, indices, axis=1)
+def resampled_loss(pos, scores, counts, variant):
     if variant == "mean":
-        return chosen.mean(axis=1) - pos
-    total = np.exp(chosen).sum(axis=1) + (np.exp(pos) if variant == "released" else 0.0)
+        return (counts * scores).sum(axis=1) / counts.sum(axis=1) - pos
+    total = (counts * np.exp(scores)).sum(axis=1) + (np.exp(pos) if variant == "released" else 0.0)
     return np.log(total) - pos
 
 
@@ -177,16 +168,15 @@ def test_resampling_of_a_padded_batch(log, variant):
     kept = np.asarray(batch.where)
     scores = matrix(before, batch, batch.items)
     weights = scores - np.log(popularity(log))[np.asarray(batch.items)]
-    logits = np.where(kept | np.eye(BATCH, dtype=bool), weights, -np.inf)
-    indices = drawn(jax.random.key(3), logits, 5)
-    assert kept[indices[kept]].all()
+    logits = np.where(kept, weights, -np.inf)
+    counts = drawn(jax.random.key(3), logits, 5)
+    assert (counts.sum(axis=1) == 5).all() and not counts[:, ~kept].any()
     if variant == "corrected":
         law = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        own = np.arange(BATCH)
-        terms = np.take_along_axis(np.exp(scores) / (5 * np.where(law > 0, law, 1.0)), indices, axis=1)
-        expected = np.log(terms.sum(axis=1)) - scores[own, own]
+        terms = counts * np.exp(scores) / (5 * np.where(law > 0, law, 1.0))
+        expected = np.log(terms.sum(axis=1)) - np.diag(scores)
     else:
-        expected = resampled_loss(scores, indices, variant)
+        expected = resampled_loss(np.diag(scores), scores, counts, variant)
     np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
 
 
@@ -198,9 +188,10 @@ def test_accidental_hits_are_never_drawn(log):
     hits = (items[:, None] == items[None]) & ~np.eye(BATCH, dtype=bool)
     assert hits.any()
     logits = np.where(hits, -np.inf, scores - np.log(popularity(log))[items])
-    indices = drawn(jax.random.key(3), logits, 200)
-    assert not np.take_along_axis(hits, indices, axis=1).any()
-    np.testing.assert_allclose(logs["loss"], resampled_loss(scores, indices, "published").mean(), rtol=2e-5)
+    counts = drawn(jax.random.key(3), logits, 200)
+    assert not counts[hits].any()
+    expected = resampled_loss(np.diag(scores), scores, counts, "published")
+    np.testing.assert_allclose(logs["loss"], expected.mean(), rtol=2e-5)
 
 
 @pytest.mark.parametrize("loss_variant", ["published", "released", "mean"])
@@ -210,23 +201,18 @@ def test_the_loss_and_the_counts_of_xir(log, weight, loss_variant):
     method = methods.xir(MF, batch_size=BATCH, cache_size=5, n_resampled=n, loss_variant=loss_variant)
     before, batch, after, logs = one_step(method, log, cache_weight=weight)
     kept, cache = np.asarray(batch.where), np.asarray(before.extra.items)
-    items = np.asarray(batch.items)
-    scores = matrix(before, batch, np.concatenate([items, cache]))
-    own = np.eye(BATCH, dtype=bool)
-    logits = scores - np.log(popularity(log))[np.concatenate([items, cache])]
-    logits[:, :BATCH] = np.where(kept | own, logits[:, :BATCH], -np.inf)
-    of_batch = drawn(jax.random.fold_in(jax.random.key(3), 0), logits[:, :BATCH], n)
-    of_cache = drawn(jax.random.fold_in(jax.random.key(3), 1), logits[:, BATCH:], n)
-    in_batch = resampled_loss(scores[:, :BATCH], of_batch, loss_variant)
-    pos = np.diag(scores)[:, None]
-    in_cache = resampled_loss(
-        np.hstack([np.where(own, pos, 0.0), scores[:, BATCH:]]), BATCH + of_cache, loss_variant
+    items, log_pop = np.asarray(batch.items), np.log(popularity(log))
+    in_batch, in_cache = matrix(before, batch, items), matrix(before, batch, cache)
+    pos, key = np.diag(in_batch), jax.random.key(3)
+    of_batch = drawn(jax.random.fold_in(key, 0), np.where(kept, in_batch - log_pop[items], -np.inf), n)
+    of_cache = drawn(jax.random.fold_in(key, 1), in_cache - log_pop[cache], n)
+    expected = sum(
+        share * resampled_loss(pos, scores, counts, loss_variant)
+        for share, scores, counts in ((1 - weight, in_batch, of_batch), (weight, in_cache, of_cache))
     )
-    expected = (weight * in_cache + (1 - weight) * in_batch)[kept].mean()
-    np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
-    counted = np.bincount(
-        np.concatenate([items[of_batch[kept]], cache[of_cache[kept]]], axis=None), minlength=N_ITEMS
-    )
+    np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
+    counted = np.bincount(items, of_batch[kept].sum(axis=0), minlength=N_ITEMS)
+    counted += np.bincount(cache, of_cache[kept].sum(axis=0), minlength=N_ITEMS)
     np.testing.assert_array_equal(after.extra.occurrences, counted)
     assert np.isin(after.extra.items, np.flatnonzero(counted)).all()
 
@@ -251,6 +237,102 @@ def test_a_row_whose_item_is_all_that_the_cache_holds_learns_from_the_batch(log)
     n_own = int((batch.items == held).sum())
     # Such rows draw from the batch alone.
     assert float(after.extra.occurrences.sum()) == 2 * (2 * BATCH - n_own)
+
+
+LARGE = 16
+"""A batch of more clicks than there are users or items."""
+
+
+@pytest.mark.parametrize("hits", [False, True], ids=["hits_kept", "hits_removed"])
+@pytest.mark.parametrize("name", ["ssl", "ssl_pop", "g_tower", "mns"])
+def test_clicks_of_one_user_or_item_share_their_scores(log, name, hits):
+    """A batch with more clicks than users and items has the loss that is written out click by click."""
+    options = {"n_uniform": 5} if name == "mns" else {}
+    method = getattr(methods, name)(MF, batch_size=LARGE, remove_accidental_hits=hits, **options)
+    before, batch, after, logs = one_step(method, log)
+    kept = np.flatnonzero(batch.where)
+    assert 0 < len(kept) < LARGE
+    items = np.asarray(batch.items)[kept]
+    assert len(np.unique(items)) < len(items)
+    uniform = np.zeros(0, np.int32)
+    log_q = {"ssl": np.zeros(N_ITEMS), "ssl_pop": np.log(popularity(log))}.get(name)
+    if name == "g_tower":
+        log_q = -np.log(np.asarray(after.extra.interval[0]))
+    if name == "mns":
+        uniform = np.asarray(
+            sampling.uniform_items(jax.random.fold_in(jax.random.key(3), 0), (5,), n_items=N_ITEMS)
+        )
+        share = len(kept) / (len(kept) + 5)
+        log_q = np.log(share * popularity(log) + (1 - share) / N_ITEMS)
+    columns = np.concatenate([items, uniform])
+    scores = matrix(before, batch, columns)[kept]
+    candidates = np.ones(scores.shape, bool)
+    if hits:
+        candidates = (items[:, None] != columns[None]) | np.eye(*scores.shape, dtype=bool)
+    expected = softmax_loss(scores, log_q[columns], np.arange(len(kept)), candidates)
+    np.testing.assert_allclose(logs["loss"], expected, rtol=2e-5)
+
+
+def test_the_gradient_of_shared_rows_is_that_of_a_score_matrix_of_clicks(log):
+    method = methods.ssl_pop(MF, batch_size=LARGE)
+    before, batch, after, _ = one_step(method, log)
+    log_q = jnp.asarray(np.log(popularity(log)), jnp.float32)[batch.items]
+
+    def plain(params):
+        scores = params["user"][batch.users] @ params["item"][batch.items].T
+        columns = jnp.broadcast_to(batch.where[None], scores.shape)
+        return losses.in_batch_softmax(scores, log_q=log_q, candidates=columns, where=batch.where)
+
+    expected = jax.grad(plain)(before.params["prediction"])
+    for name, leaf in gradient(after).items():
+        np.testing.assert_allclose(leaf, expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bir", "xir"])
+def test_shared_rows_draw_in_proportion_to_all_clicks_of_an_item(log, name):
+    """The draws of a user stand for all its clicks: in XIR's counts, and in the loss."""
+    n = 7
+    options = {"cache_size": 5} if name == "xir" else {}
+    method = getattr(methods, name)(MF, batch_size=LARGE, n_resampled=n, **options)
+    before, batch, after, logs = one_step(method, log, **({"cache_weight": 0.3} if name == "xir" else {}))
+    kept, log_pop = np.asarray(batch.where), np.log(popularity(log))
+    users, items = np.asarray(batch.users), np.asarray(batch.items)
+    params = jax.tree.map(np.asarray, before.params["prediction"])
+    scores = params["user"] @ params["item"].T
+
+    def draws(key, columns):
+        with np.errstate(divide="ignore"):
+            held = np.log(np.bincount(columns, minlength=N_ITEMS))
+        return drawn(key, scores - log_pop + held, n)
+
+    key, pos = jax.random.key(3), scores[users, items]
+    if name == "bir":
+        counts = draws(key, items[kept])
+        expected = resampled_loss(pos, scores[users], counts[users], "published")
+    else:
+        of_batch = draws(jax.random.fold_in(key, 0), items[kept])
+        of_cache = draws(jax.random.fold_in(key, 1), np.asarray(before.extra.items))
+        expected = sum(
+            share * resampled_loss(pos, scores[users], counts[users], "published")
+            for share, counts in ((0.7, of_batch), (0.3, of_cache))
+        )
+        counted = (of_batch + of_cache)[users[kept]].sum(axis=0)
+        np.testing.assert_array_equal(after.extra.occurrences, counted)
+    np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ssl_pop", "mns", "bir", "xir"])
+def test_chunks_of_shared_rows(log, name):
+    """Fourteen users in chunks of four: the last chunk is filled up."""
+    steps = [one_step(getattr(methods, name)(MF, batch_size=LARGE, chunk=chunk), log) for chunk in (None, 4)]
+    (_, _, whole, whole_logs), (_, _, parts, parts_logs) = steps
+    np.testing.assert_allclose(parts_logs["loss"], whole_logs["loss"], rtol=1e-6)
+    for ours, expected in zip(
+        jax.tree.leaves(gradient(parts)), jax.tree.leaves(gradient(whole)), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    if name == "xir":
+        np.testing.assert_array_equal(parts.extra.occurrences, whole.extra.occurrences)
 
 
 def test_a_model_without_towers_and_wrong_sizes_are_refused(log):

@@ -8,7 +8,7 @@ import pytest
 from debias_jax import models
 from debias_jax.errors import ConfigError
 
-SHAPES = [((4,), (4,)), ((2, 1), (2, 3)), ((3, 1), (1, 6)), ((), ())]
+SHAPES = [((4,), (4,)), ((2, 1), (2, 3)), ((3, 1), (1, 6)), ((2, 3, 1), (2, 1, 4)), ((), ())]
 
 
 def drawn(model, rng):
