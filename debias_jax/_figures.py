@@ -1,7 +1,7 @@
-"""Figures 1-4 of BADR, drawn from our own runs; the paper prints no numbers for them."""
+"""Figures 1-4 of BADR and Figure 7 of XIR, drawn from our own runs; the papers print no numbers for them."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,7 +29,10 @@ BATCH_SIZES = {
     "kuairec": (256, 512, 1024, 2048, 4096, 8192, 16384),
     "yahoo_r3": (256, 512, 1024, 2048, 4096, 8192, 16384),
 }
-"""Batch sizes of Figure 3, by dataset; the whole log is the last."""
+"""Batch sizes of BADR's Figure 3, by dataset; the whole log is the last."""
+
+RETRIEVAL_SIZES = {name: (256, 512, 1024, 2048, 4096, 8192) for name in ("ml_100k_implicit", "gowalla")}
+"""Batch sizes of XIR's Figure 7, by dataset."""
 
 
 def draw(
@@ -85,12 +88,7 @@ def draw(
     _plots.curves(
         image("2", "Figure 2: loss on unbiased data"), scored, {"log_loss": "log loss on unbiased data"}
     )
-    series: dict[str, dict[float, list[float]]] = {one.name: {} for one in own}
-    for size in sizes:
-        at_size = changed(config, {"train": {"batch_size": size}})
-        at_size.methods = tuple(series)
-        for one in run_rows(at_size, workdir / f"batch_{size}"):
-            series[one.name][size] = one.values()["auc"]
+    series = _by_batch_size(config, workdir, [one.name for one in own], sizes, metric="auc")
     _plots.save_settings(
         image("3", "Figure 3: batch size"), series, xlabel="batch size", ylabel="auc", title=dataset.name
     )
@@ -103,10 +101,6 @@ def draw(
             "observed_loss": "observed_loss",
         },
     )
-    body = [
-        [name, *(_markdown.measured(values, 4) for values in points.values())]
-        for name, points in series.items()
-    ]
     links = [f"![{caption}, {dataset.name}](figures/{path.name})" for caption, path in images.items()]
     return "\n\n".join(
         [
@@ -116,9 +110,59 @@ def draw(
             "Test metrics, mean ± sd over seeds:",
             "\n".join(_markdown.ours(scored, digits=4)),
             "AUC by batch size:",
-            "\n".join(_markdown.rows(["method", *map(str, sizes)], body)),
+            _size_table(series, sizes),
         ]
     )
+
+
+def draw_batch_sizes(
+    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, command: str, folder: pathlib.Path
+) -> str:
+    """Draws the headline metric of every variant against the batch size; for the rest see ``draw``."""
+    require_extra("matplotlib", "plot")
+    sizes = choose("dataset of this figure", dataset.name, RETRIEVAL_SIZES)
+    metric = config.protocol.headline
+    series = _by_batch_size(config, workdir, config.methods, sizes, metric=metric)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"bir_figure7_{dataset.name}.png"
+    _plots.save_settings(path, series, xlabel="batch size", ylabel=metric, title=dataset.name)
+    caption = "Figure 7 of XIR: batch size"
+    return "\n\n".join(
+        [
+            f"### {dataset.name}: {caption}",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it.",
+            f"![{caption}, {dataset.name}](figures/{path.name})",
+            f"Test {metric} by batch size, mean ± sd over seeds:",
+            _size_table(series, sizes),
+        ]
+    )
+
+
+FIGURES = {"badr_figures": draw, "bir_figure7": draw_batch_sizes}
+"""Figures by the name of their table."""
+
+_Series = dict[str, dict[float, list[float]]]
+
+
+def _by_batch_size(
+    config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], sizes: Sequence[int], *, metric: str
+) -> _Series:
+    """A metric of these variants in each run, at each batch size."""
+    series: _Series = {name: {} for name in names}
+    for size in sizes:
+        at_size = changed(config, {"train": {"batch_size": size}})
+        at_size.methods = tuple(names)
+        for one in run_rows(at_size, workdir / f"batch_{size}"):
+            series[one.name][size] = one.values()[metric]
+    return series
+
+
+def _size_table(series: _Series, sizes: Sequence[int]) -> str:
+    body = [
+        [name, *(_markdown.measured(values, 4) for values in points.values())]
+        for name, points in series.items()
+    ]
+    return "\n".join(_markdown.rows(["method", *map(str, sizes)], body))
 
 
 def _role(entry: Mapping[str, Any]) -> tuple[str, str]:

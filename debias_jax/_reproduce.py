@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from debias_jax import _figures, _markdown, experiment, metrics
+from debias_jax import _markdown, experiment, metrics
 from debias_jax._config import choose
+from debias_jax._figures import FIGURES
 from debias_jax._fit import make_judge
 from debias_jax._published import Figures, methods_of, metrics_of, published_values
 from debias_jax._results import Scored
@@ -23,7 +24,9 @@ from debias_jax.errors import ConfigError
 
 DATASETS = {
     "coat": "Coat",
+    "gowalla": "Gowalla",
     "kuairec": "KuaiRec",
+    "ml_100k_implicit": "MovieLens 100K, implicit",
     "ml_100k_simulated": "MovieLens 100K, simulated",
     "yahoo_r3": "Yahoo! R3",
 }
@@ -141,8 +144,8 @@ TABLES = {
 }
 """Published tables by name."""
 
-FIGURES = "badr_figures"
-"""Figures 1-4 of BADR; see ``_figures``."""
+OWN = {"retrieval": "ssl_pop"}
+"""Tables of our own runs alone, for which nothing was published, and the variant that the others are compared with."""
 
 
 def command_of(
@@ -195,7 +198,7 @@ def reproduce(
     """Runs the config (or reads its finished workdir) and writes the table's section of ``docs/results.md``.
 
     Args:
-        table: a name of ``TABLES``, or ``FIGURES``.
+        table: a name of ``TABLES``, ``OWN`` or ``FIGURES``.
         config: the experiment; its dataset chooses the columns of a table of several.
         workdir: its folder.
         command: the command to print in the section.
@@ -209,14 +212,10 @@ def reproduce(
         ConfigError: the table is unknown or not of this dataset, or the runs do not measure what it compares.
         DataError: the published figures, the page or its section are missing; nothing is trained then.
     """
-    choose("table", table, {**TABLES, FIGURES: None})
+    choose("table", table, {**TABLES, **OWN, **FIGURES})
     dataset, _ = experiment.load_dataset(config)
     page = pathlib.Path(docs) / "results.md"
-    if table == FIGURES:
-        section = section or f"{table}_{dataset.name}"
-        _markdown.cut_at_section(page, section)
-        text = _figures.draw(config, pathlib.Path(workdir), dataset, command, pathlib.Path(docs) / "figures")
-    else:
+    if table in TABLES:
         spec = TABLES[table]
         name = choose(f"dataset of {table}", dataset.name, spec.datasets)
         section = section or (table if len(spec.datasets) == 1 else f"{table}_{name}")
@@ -228,6 +227,14 @@ def reproduce(
             for setting in spec.settings
         ]
         text = _table(table, spec, config, pathlib.Path(workdir), command, DATASETS[name], published)
+    else:
+        section = section or f"{table}_{dataset.name}"
+        _markdown.cut_at_section(page, section)
+        if table in FIGURES:
+            folder = pathlib.Path(docs) / "figures"
+            text = FIGURES[table](config, pathlib.Path(workdir), dataset, command, folder)
+        else:
+            text = _own_table(config, pathlib.Path(workdir), dataset.name, command, baseline=OWN[table])
     _markdown.replace_section(page, section, text)
     return text
 
@@ -262,15 +269,39 @@ def _table(
         scored = run_rows(own, workdir / setting.folder)
         lines += [f"#### {setting.title}", ""] if setting.title else []
         lines += _block(spec, own, workdir / setting.folder, scored, figures)
-    lines += [_one_row(command, spec), ""]
+    lines += [_one_row(command, len(spec.settings)), ""]
     lines += _markdown.hyperparameters({one.name: one.hparams for one in scored})
     return "\n".join(lines)
 
 
-def _one_row(command: str, spec: Table) -> str:
+def _own_table(
+    config: ConfigDict, workdir: pathlib.Path, dataset: str, command: str, *, baseline: str
+) -> str:
+    """The section of a table of our own runs."""
+    scored = run_rows(config, workdir)
+    compared = _markdown.comparison(scored, baseline=baseline, metric=config.protocol.headline, digits=4)
+    return "\n".join(
+        [
+            f"### {DATASETS.get(dataset, dataset)}, protocol `{config.protocol.test}`",
+            "",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. Test metrics, mean ± sd over seeds; nothing was "
+            "published for this split.",
+            "",
+            *_markdown.ours(scored, digits=4),
+            "",
+            *compared,
+            *([""] if compared else []),
+            _one_row(command, n_settings=1),
+            "",
+            *_markdown.hyperparameters({one.name: one.hparams for one in scored}),
+        ]
+    )
+
+
+def _one_row(command: str, n_settings: int) -> str:
     """How to get one row alone, with its settings below."""
     one = re.sub(r"(--config=\S+?\.py:)\S+", r"\1METHOD", command)
-    if len(spec.settings) > 1:
+    if n_settings > 1:
         return f"One row alone: `{one}`, which writes this section anew and leaves the other rows in DIR. Its settings:"
     one = re.sub(r" --(table|section)=\S+", "", one).replace("launch/reproduce.py", "launch/train.py")
     return f"One row alone: `{one.replace('--workdir=DIR', '--workdir=DIR/METHOD')}`. Its settings:"

@@ -2,6 +2,8 @@
 
 python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 --workdir=runs/coat
 python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:table3 --workdir=runs/coat_cvr
+python launch/reproduce.py --table=retrieval --config=configs/ml_100k_retrieval.py:table --workdir=runs/ml_100k
+python launch/reproduce.py --table=bir_figure7 --config=configs/ml_100k_retrieval.py:figure7 --workdir=runs/figure7
 
 Each row is a run in a folder of its own: the same command resumes, and reads back what is finished.
 """
@@ -11,7 +13,10 @@ from absl import flags
 from debias_jax import _cli, _reproduce, experiment
 
 _TABLE = flags.DEFINE_enum(
-    "table", None, sorted([*_reproduce.TABLES, _reproduce.FIGURES]), "The published table, or figures."
+    "table",
+    None,
+    sorted([*_reproduce.TABLES, *_reproduce.OWN, *_reproduce.FIGURES]),
+    "A published table, one of our own, or figures.",
 )
 _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs; resumed, or read if finished.")

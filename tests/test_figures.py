@@ -55,7 +55,7 @@ class TestFigures:
             text = "<!-- begin badr_figures_synthetic -->\n<!-- end badr_figures_synthetic -->\n"
             (tmp_path / "results.md").write_text(text)
             return _reproduce.reproduce(
-                _reproduce.FIGURES, config, str(tmp_path / "runs"), command=COMMAND, docs=str(tmp_path)
+                "badr_figures", config, str(tmp_path / "runs"), command=COMMAND, docs=str(tmp_path)
             )
 
         return reproduce
@@ -113,3 +113,35 @@ class TestFigures:
     def test_other_datasets_have_no_figures(self, config, reproduce):
         with pytest.raises(ConfigError, match="unknown dataset of these figures 'synthetic'"):
             reproduce(config)
+
+
+class TestBatchSizesOfRetrieval:
+    def test_every_variant_at_every_size(self, tmp_path, monkeypatch):
+        calls = []
+
+        def run_rows(config, workdir):
+            calls.append((workdir.name, config.train.batch_size, tuple(config.methods)))
+            size = config.train.batch_size
+            return [
+                scored(name, [[size / 1000, 0.5], [size / 1000, 0.7]], names=("ndcg@10", "recall@10"))
+                for name in config.methods
+            ]
+
+        monkeypatch.setattr(_figures, "run_rows", run_rows)
+        monkeypatch.setitem(_figures.RETRIEVAL_SIZES, "synthetic", (16, 64))
+        config = small_config("mf")
+        with config.unlocked():
+            config.methods = ("ssl_pop", "bir")
+            config.protocol.headline = "ndcg@10"
+        (tmp_path / "results.md").write_text(
+            "<!-- begin bir_figure7_synthetic -->\n<!-- end bir_figure7_synthetic -->\n"
+        )
+        text = _reproduce.reproduce(
+            "bir_figure7", config, str(tmp_path / "runs"), command="COMMAND", docs=str(tmp_path)
+        )
+        assert calls == [("batch_16", 16, ("ssl_pop", "bir")), ("batch_64", 64, ("ssl_pop", "bir"))]
+        assert (tmp_path / "figures" / "bir_figure7_synthetic.png").read_bytes().startswith(b"\x89PNG")
+        assert "](figures/bir_figure7_synthetic.png)" in text
+        for name in config.methods:
+            line = cells(text.splitlines(), f"| {name} ")
+            assert line == [name, *(f"{size / 2000 + 0.3:.4f} ± 0.0707" for size in (16, 64))]

@@ -154,9 +154,26 @@ class TestReproduce:
         assert "not run here: mf." in text
 
 
+def test_a_table_of_our_own_runs(docs, tmp_path):
+    page = docs / "results.md"
+    page.write_text("<!-- begin retrieval_synthetic -->\n<!-- end retrieval_synthetic -->\n")
+    config = small_config("mf,mean_logit")
+    with config.unlocked():
+        config.methods, config.variants.ssl_pop = ("ssl_pop", "mean_logit"), config.variants.mf
+    text = _reproduce.reproduce("retrieval", config, str(tmp_path / "runs"), command=COMMAND, docs=str(docs))
+    assert text in page.read_text()
+    lines = text.splitlines()
+    assert lines[0] == "### synthetic, protocol `badr`"
+    for name in config.methods:
+        written = json.loads((tmp_path / "runs" / name / "results.json").read_text())["metrics"]["auc"]
+        assert cells(lines, f"| {name} ")[1] == f"{written['mean']:.4f} ± {written['sd']:.4f}"
+    assert "Against `ssl_pop` on ndcg@5" in text
+    assert "launch/train.py" in text and lines[-1].startswith("| mean_logit | pseudo_count")
+
+
 def test_the_command_of_one_row_is_that_of_the_table_with_its_name_alone():
     (train, again) = (
-        _reproduce._one_row(COMMAND + " --section=x", _reproduce.TABLES[t])
+        _reproduce._one_row(COMMAND + " --section=x", len(_reproduce.TABLES[t].settings))
         for t in ("badr_table3", "badr_table5")
     )
     assert (

@@ -102,7 +102,7 @@ def look_up(data: TrainData, users: Array, items: Array) -> tuple[Array, Array]:
     return observed, jnp.where(observed, data.observed_labels[jnp.maximum(at, 0)], 0.0)
 
 
-TILE_SIDE = 32
+TILE_SIDE = 16
 """Users and items of a tile, at least: smaller matrix products cost more than they save."""
 
 
