@@ -1,38 +1,19 @@
-"""What the retrieval methods share: batches of clicks, the score matrix of a batch, popularity, chunked gradients.
-
-A batch holds clicks, each a row (its user) and a column (its item). Clicks that fill up the last batch of an epoch are
-no candidates of the others. A loss is what a click's score comes to against the total of its row: rows of one user have
-the same total, and columns of one item the same score, so that a batch with more clicks than there are users, or items,
-computes each of these once.
-"""
+"""What the retrieval methods share: batches of clicks, settings, popularity, and the step."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
 from debias_jax.errors import ConfigError
+from debias_jax.methods._score_matrix import ClickBatch, Clicks, Rows, ScoreMatrix
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import BatchesFn, Method, TrainData
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
-from debias_jax.models.base import Model, inner_products
+from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params, PyTree
-
-
-class ClickBatch(NamedTuple):
-    """Clicks.
-
-    Attributes:
-        users: int32 ``[B]``.
-        items: int32 ``[B]``.
-        where: bool ``[B]``, False for padding.
-    """
-
-    users: Array
-    items: Array
-    where: Array
 
 
 def click_batches(*, batch_size: int) -> BatchesFn:
@@ -64,96 +45,6 @@ def log_popularity(data: TrainData) -> Array:
     counts = data.popularity**2
     rarest = jnp.min(jnp.where(counts > 0, counts, 1.0))
     return jnp.log(jnp.where(counts > 0, counts, rarest)) - jnp.log(jnp.sum(counts))
-
-
-class Columns(NamedTuple):
-    """Rows against a set of columns: the items of the batch, or further ones.
-
-    Where a catalogue has fewer items than the batch has clicks, each item is one column that stands for all its clicks.
-
-    Attributes:
-        queries: ``[b, d]`` of the rows.
-        vectors: ``[C, d]`` of the columns.
-        items: int32 ``[C]``.
-        log_counts: ``[b, C]`` or ``[1, C]``, log of how many clicks (or further items) the column stands for; minus
-            infinity for padding and for what is to be left out.
-    """
-
-    queries: Array
-    vectors: Array
-    items: Array
-    log_counts: Array
-
-    @property
-    def scores(self) -> Array:
-        """``[b, C]``."""
-        return self.queries @ self.vectors.T
-
-    def logits(self, log_q: Array | None = None, sharpness: float = 1.0) -> Array:
-        r"""``[b, C]``: :math:`\beta s` plus the log counts less log q; a large negative number at what is left out.
-
-        Args:
-            log_q: ``[C]``; None for 0.
-            sharpness: :math:`\beta`.
-        """
-        queries = sharpness * self.queries
-        added = self.log_counts if log_q is None else self.log_counts - log_q[None, :]
-        # A finite number: the product's gradient multiplies it by 0.
-        added = jnp.maximum(added, _LEFT_OUT)
-        if added.shape[0] > 1:
-            return queries @ self.vectors.T + added
-        # As one more term of the product it spares the CPU a pass over the matrix, half of the time of a step.
-        terms = jnp.concatenate([queries, jnp.ones((queries.shape[0], 1), queries.dtype)], axis=1)
-        others = jnp.concatenate([self.vectors, added.T], axis=1)
-        return jnp.matmul(terms, others.T, precision="highest")
-
-    def log_total(self, log_q: Array | None = None, sharpness: float = 1.0) -> Array:
-        """``[b]``: log of the sum of exponentials of ``logits``; minus infinity where nothing is left in."""
-        total = jax.nn.logsumexp(self.logits(log_q, sharpness), axis=1)
-        return jnp.where(total > _LEFT_OUT / 2, total, -jnp.inf)
-
-    def log_weights(self, log_pop: Array) -> Array:
-        """``[b, C]`` BIR's log weights before they are normalised, a constant; -inf at what is left out."""
-        logits = jax.lax.stop_gradient(self.logits(log_pop[self.items]))
-        return jnp.where(logits > _LEFT_OUT / 2, logits, -jnp.inf)
-
-
-_LEFT_OUT = -1e30
-
-
-class Rows(NamedTuple):
-    """Rows of a batch, or a chunk of them, against their columns.
-
-    Where there are fewer users than clicks in the batch, and nothing is left out for single clicks, each user is one
-    row that stands for all its clicks.
-
-    Attributes:
-        batch: the columns of the batch's items.
-        further: further columns; None without any.
-        numbers: int32 ``[b]``, the rows' numbers, for their draws.
-        weights: float ``[b]``, how many clicks a row stands for.
-        n_clicks: float scalar, clicks of the batch, without padding.
-    """
-
-    batch: Columns
-    further: Columns | None
-    numbers: Array
-    weights: Array
-    n_clicks: Array
-
-
-class Clicks(NamedTuple):
-    """The clicks of a batch.
-
-    Attributes:
-        pos: ``[B]`` their scores.
-        items: int32 ``[B]``.
-        n_clicks: float scalar, how many are no padding.
-    """
-
-    pos: Array
-    items: Array
-    n_clicks: Array
 
 
 BATCH_SIZE = 1024
@@ -238,7 +129,7 @@ def retrieval(
         raise ConfigError(f"chunk {chunk} does not divide the batch size {batch_size}")
 
     def matrix(params: Params, data: TrainData, batch: ClickBatch, further: Array | None):
-        return _Matrix(model, params, data, batch, further, remove_accidental_hits, chunk)
+        return ScoreMatrix(model, params, data, batch, further, remove_accidental_hits, chunk)
 
     def term(params, context: Context, batch: ClickBatch):
         further = None if further_items is None else further_items(context)
@@ -262,82 +153,3 @@ def retrieval(
         fit=fit,
         prepare=None if prepare is None else prepared,
     )
-
-
-class _Matrix:
-    """The rows and columns of one batch."""
-
-    def __init__(
-        self,
-        model: Model,
-        params: Params,
-        data: TrainData,
-        batch: ClickBatch,
-        further: Array | None,
-        remove_accidental_hits: bool,
-        chunk: int | None,
-    ):
-        n_users, n_items = data.matrix_size
-        (size,) = batch.users.shape
-        each, valid = jnp.arange(size), batch.where.astype(jnp.float32)
-        self.row_of, self.column_of, users, self.weights = each, each, batch.users, valid
-        if by_user := n_users < size and not remove_accidental_hits:
-            self.row_of, users = batch.users, jnp.arange(n_users)
-            self.weights = jnp.zeros(n_users, jnp.float32).at[batch.users].add(valid)
-        if by_item := n_items < size:
-            self.column_of, self.items = batch.items, jnp.arange(n_items)
-            self.counts = jnp.zeros(n_items, jnp.float32).at[batch.items].add(valid)
-        else:
-            self.items, self.counts = batch.items, valid
-        self.further_items = self.further_counts = self.further_vectors = None
-        self.queries = model.user_tower(params, users)
-        self.vectors = model.item_tower(params, self.items)
-        if further is not None:
-            if by_item:
-                self.further_items, self.further_vectors = self.items, self.vectors
-                self.further_counts = jnp.zeros(n_items, jnp.float32).at[further].add(1.0)
-            else:
-                self.further_items, self.further_vectors = further, model.item_tower(params, further)
-                self.further_counts = jnp.ones(further.shape, jnp.float32)
-        self.own_items = batch.items if remove_accidental_hits else None
-        self.chunk = chunk
-        queries = self.queries[self.row_of] if by_user else self.queries
-        vectors = self.vectors[self.column_of] if by_item else self.vectors
-        self.clicks = Clicks(inner_products(queries, vectors), batch.items, jnp.sum(valid))
-
-    def columns(self, numbers: Array, further: bool) -> Columns:
-        """The chunk of rows with these numbers against one set of columns."""
-        if further:
-            items, vectors, counts = self.further_items, self.further_vectors, self.further_counts
-        else:
-            items, vectors, counts = self.items, self.vectors, self.counts
-        log_counts = jnp.log(counts)[None, :]
-        if self.own_items is not None:
-            hits = self.own_items[numbers][:, None] == items[None, :]
-            log_counts = jnp.where(hits, -jnp.inf, log_counts)
-            if not further:
-                # Its own click stays, though the row be padding, which has no other where all are hits.
-                own = self.column_of[numbers][:, None] == jnp.arange(items.shape[0])[None, :]
-                log_counts = jnp.where(own, 0.0, log_counts)
-        return Columns(self.queries[numbers], vectors, items, log_counts)
-
-    def each_chunk(self, function: Callable[[Rows], PyTree]) -> PyTree:
-        """``function`` of each chunk of rows, stacked; its scores are computed again on the way back."""
-        n_rows = self.queries.shape[0]
-
-        def of_rows(numbers: Array) -> PyTree:
-            # The last chunk is filled up with rows that stand for nothing.
-            live, numbers = numbers < n_rows, jnp.minimum(numbers, n_rows - 1)
-            weights = jnp.where(live, self.weights[numbers], 0.0)
-            batch = self.columns(numbers, further=False)
-            further = None if self.further_items is None else self.columns(numbers, further=True)
-            return function(Rows(batch, further, numbers, weights, self.clicks.n_clicks))
-
-        if self.chunk is None or self.chunk >= n_rows:
-            return jax.tree.map(lambda x: x[None], of_rows(jnp.arange(n_rows)))
-        n_chunks = -(-n_rows // self.chunk)
-        return jax.lax.map(jax.checkpoint(of_rows), jnp.arange(n_chunks * self.chunk).reshape(n_chunks, -1))
-
-    def of_clicks(self, of_rows: PyTree) -> PyTree:
-        """What ``each_chunk`` gave for rows, for each click."""
-        return jax.tree.map(lambda x: x.reshape(-1)[self.row_of], of_rows)

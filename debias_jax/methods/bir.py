@@ -9,13 +9,12 @@ from debias_jax._checks import check_choice
 from debias_jax.losses.in_batch import RESAMPLED_VARIANTS, against_total, resampled_total
 from debias_jax.methods._retrieval import (
     BATCH_SIZE,
-    Clicks,
     RetrievalSettings,
-    Rows,
     log_popularity,
     retrieval,
     size_or,
 )
+from debias_jax.methods._score_matrix import Clicks, Rows
 from debias_jax.methods.base import Method
 from debias_jax.methods.recipes import Context
 from debias_jax.models.base import Model
