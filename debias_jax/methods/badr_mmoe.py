@@ -40,13 +40,10 @@ def badr_mmoe(
         ValueError: an option is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.badr_mmoe(models.mmoe(8, 6, dim=4))
-        >>> state = method.init(jax.random.key(0), training.train_data(log), {})
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['ctcvr_weight', 'ctr_weight', 'cvr_weight', 'imputation_weight', 'lr', 'min_propensity', 'weight_decay']
 
     Source:
         BADR, section 3.7; Ma et al., "Modeling task relationships in multi-task learning with multi-gate

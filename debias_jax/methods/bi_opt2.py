@@ -49,14 +49,11 @@ def bi_opt2(
         ValueError: unknown ``inner_step``, ``reduction`` or ``frame``.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.bi_opt2(
         ...     models.mf(8, 6, dim=2), models.biif_exposure(8, dim=2), item_vectors=models.item_vectors)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['inner_lr', 'lr', 'outer_lr', 'weight_decay']
 
     Source:
         Biif section 3.3 (1BiOpt2, 2BiOpt2), after Ma et al. 2020.

@@ -55,13 +55,10 @@ def cvib(
         ValueError: an option is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.cvib(models.mf(8, 6, dim=2))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['confidence_weight', 'contrast_weight', 'lr', 'weight_decay']
 
     Source:
         Wang et al., "Information theoretic counterfactual learning from missing-not-at-random feedback", NeurIPS 2020;

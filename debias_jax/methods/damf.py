@@ -63,13 +63,10 @@ def damf(
         ValueError: an option is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.damf(models.mf(8, 6, dim=2, bias=True), models.mf(8, 6, dim=2))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['adversary_lr', 'adversary_weight_decay', 'discrepancy_weight', 'lr', 'weight_decay']
 
     Source:
         Saito and Nomura, "Towards resolving propensity contradiction in offline recommender learning", IJCAI 2022,

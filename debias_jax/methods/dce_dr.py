@@ -64,14 +64,11 @@ def dce_dr(
         ValueError: an option is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> mf = models.mf(8, 6, dim=2)
         >>> method = methods.dce_dr(mf, mf, models.additive_logistic(8, 6), user_vectors=models.user_vectors)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> method.hparams["calibration_lr"], method.hparams["calibration_weight_decay"]
+        (0.01, 0.0001)
 
     Source:
         Kweon and Yu, "Doubly calibrated estimator for recommendation on data missing not at random", WWW 2024, and

@@ -42,13 +42,10 @@ def dib(model: Model, *, batch_size: int = 1024, n_negatives: int = 1, frame: st
         ValueError: unknown ``frame``.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.dib(models.mf(8, 6, dim=2))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['biased_weight', 'combined_weight', 'lr', 'weight_decay']
 
     Source:
         Liu et al., "Mitigating confounding bias in recommendation via information bottleneck", RecSys 2021, and its

@@ -55,14 +55,11 @@ def dr_mse_gpl(
         ValueError: an option is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> mf = models.mf(8, 6, dim=2)
         >>> method = methods.dr_mse_gpl(mf, mf, models.additive_logistic(8, 6))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> method.hparams["joint_propensity_lr"], method.hparams["bias_weight"]
+        (0.001, 0.5)
 
     Source:
         Zhou, Feng, Liu et al., "A generalized propensity learning framework for unbiased post-click conversion rate

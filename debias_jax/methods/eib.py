@@ -47,14 +47,11 @@ def eib(
         ValueError: an option is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> mf = models.mf(8, 6, dim=2)
         >>> method = methods.eib(mf, mf)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['imputation_lr', 'imputation_weight_decay', 'lr', 'observed_weight', 'weight_decay']
 
     Source:
         Steck, "Training and testing of recommender systems on data missing not at random", KDD 2010; BADR, eq. 5.

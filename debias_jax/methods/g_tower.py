@@ -48,13 +48,10 @@ def g_tower(
         ValueError: ``variant`` is unknown, or a table size is below 1.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.g_tower(models.mf(8, 6, dim=2), batch_size=4)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['frequency_rate', 'lr', 'weight_decay']
 
     Source:
         Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019,

@@ -19,13 +19,10 @@ def mf_bias(biased_model: Model, *, batch_size: int = 1024) -> Method:
         The method; hyperparameters ``lr``, ``weight_decay`` (coupled L2).
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.mf_bias(models.mf(8, 6, dim=2, bias=True))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['lr', 'weight_decay']
 
     Source:
         Koren, Bell and Volinsky, "Matrix factorization techniques for recommender systems", IEEE Computer 42(8), 2009.

@@ -44,13 +44,10 @@ def mns(
         ValueError: ``n_uniform`` is below 1, or ``variant`` is unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.mns(models.mf(8, 6, dim=2), batch_size=4, n_uniform=4)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['lr', 'weight_decay']
 
     Source:
         Yang et al., "Mixed negative sampling for learning two-tower neural networks in recommendations", WWW 2020.

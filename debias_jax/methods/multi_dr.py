@@ -52,14 +52,11 @@ def multi_dr(
         ValueError: an option is unknown, or a model that ``towers`` needs is missing.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> mf = models.mf(8, 6, dim=2)
         >>> method = methods.multi_dr(mf, models.additive_logistic(8, 6), mf)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> method.hparams["ctr_weight"], method.hparams["imputation_weight"]
+        (1.0, 1.0)
 
     Source:
         Zhang et al., "Large-scale causal approaches to debiasing post-click conversion rate estimation with

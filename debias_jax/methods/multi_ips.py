@@ -42,13 +42,10 @@ def multi_ips(
         ValueError: an option is unknown, or a model that ``towers`` needs is missing.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.multi_ips(models.mf(8, 6, dim=2), models.additive_logistic(8, 6))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['ctr_weight', 'lr', 'min_propensity', 'propensity_lr', 'propensity_weight_decay', 'weight_decay']
 
     Source:
         Zhang et al., "Large-scale causal approaches to debiasing post-click conversion rate estimation with

@@ -38,13 +38,10 @@ def relmf(
         ValueError: unknown ``frame``.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.relmf(models.mf(8, 6, dim=2))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['lr', 'min_exposure', 'weight_decay']
 
     Source:
         Saito et al. 2020; Biif eq. 4 (log loss, where Saito's released program uses the squared loss), eq. 13.

@@ -52,14 +52,11 @@ def sndr(
         ConfigError: (on training) ``propensity="logged"``, and the data has none.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> mf = models.mf(8, 6, dim=2)
         >>> method = methods.sndr(mf, mf, models.additive_logistic(8, 6))
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> method.hparams["lr"], method.hparams["imputation_lr"]
+        (0.001, 0.01)
 
     Source:
         Thomas and Brunskill, "Data-efficient off-policy policy evaluation for reinforcement learning", ICML 2016, for

@@ -62,13 +62,10 @@ def xir(
         ValueError: a variant is unknown, or a size is below 1.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from debias_jax import data, methods, models, training
-        >>> log = data.synthetic.generate(seed=0, n_users=8, n_items=6)
+        >>> from debias_jax import methods, models
         >>> method = methods.xir(models.mf(8, 6, dim=2), batch_size=4)
-        >>> state = training.fit(method, training.train_data(log), jax.random.key(0), epochs=1).state
-        >>> method.predict(state, jnp.arange(8)[:, None], jnp.arange(6)[None, :]).shape
-        (8, 6)
+        >>> sorted(method.hparams)
+        ['cache_weight', 'lr', 'occurrence_decay', 'weight_decay']
 
     Source:
         Chen et al., "Cache-augmented inbatch importance resampling for training recommender retriever", NeurIPS 2022,

@@ -1,0 +1,103 @@
+"""Whether a search held settings that do better on the test part than the one which validation chose.
+
+    python launch/tune.py --config=configs/coat_cvr.py:d_dr --trials=60 --seeds=3 --workdir=runs/tune
+    python benchmarks/selection.py configs/coat_cvr.py d_dr runs/tune
+
+A diagnosis of rows that stay below a published number, made after the table; nothing may be chosen by it. Every setting
+of a finished search is trained again with one seed and scored on both parts. Printed are the test AUC of the setting
+that validation chose in the search, the best test AUC of all settings (a maximum over many, and so too high by itself)
+and the rank correlation of the two parts. If the best is above the published number, the method can reach it with these
+settings and validation did not find them; if it is not, the space, the schedule or the method differs.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from debias_jax import _build, _fit, experiment, training
+from debias_jax.training import evaluation
+
+
+def load_config(path: str, name: str):
+    """The config of one method, of a file."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(name)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, ties in order."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+
+
+def diagnose(path: str, name: str, tuned: pathlib.Path, seed: int) -> list[str]:
+    """A row of the table."""
+    config = load_config(path, name)
+    dataset, _ = experiment.load_dataset(config)
+    entry = config.variants[name]
+    method = _build.build_for(config, entry, dataset)
+    lines = (tuned / name / "trials.jsonl").read_text().splitlines()
+    trials = [trial for trial in map(json.loads, lines) if trial["outcome"] == "complete"]
+    chosen = int(np.argmax([trial["value"] for trial in trials]))
+    given = [{**_build.variant_hparams(config, entry, method), **trial["hparams"]} for trial in trials]
+    fitted = training.fit_many(
+        method,
+        training.train_data(dataset),
+        jnp.stack([training.run_key(seed)] * len(given)),
+        {key: jnp.asarray([one[key] for one in given], jnp.float32) for key in given[0]},
+        epochs=config.train.epochs,
+        eval_every=config.train.eval_every,
+        on_nonfinite="drop",
+        **_fit._validation_settings(config, method, _fit.make_judge(config, dataset, "validation")),
+    )
+    protocol, eval_set = _fit.make_judge(config, dataset, "test")
+
+    @jax.jit
+    def score(states):
+        return jax.lax.map(
+            lambda state: evaluation.summarise(
+                evaluation.evaluate(protocol, method.predict, state, eval_set)
+            ),
+            states,
+        )
+
+    test = np.asarray(score(fitted.state)["auc"])
+    validation = np.asarray(fitted.best_value)
+    kept = ~np.asarray(fitted.diverged)
+    correlation = np.corrcoef(ranks(validation[kept]), ranks(test[kept]))[0, 1]
+    best = int(np.argmax(np.where(kept, test, -1.0)))
+    return [
+        name,
+        str(kept.sum()),
+        f"{test[chosen]:.4f}",
+        f"{test[best]:.4f}",
+        f"{correlation:.2f}",
+        ", ".join(f"{key} {value:.3g}" for key, value in sorted(trials[best]["hparams"].items())),
+    ]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="a file such as configs/coat_cvr.py")
+    parser.add_argument("methods", help="names, separated by commas")
+    parser.add_argument("tuned", type=pathlib.Path, help="workdir of launch/tune.py")
+    parser.add_argument("--seed", type=int, default=2024)
+    options = parser.parse_args()
+    print(
+        "| method | settings | test AUC of the chosen | best test AUC | rank correlation | the best setting |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name in options.methods.split(","):
+        row = diagnose(options.config, name, options.tuned, options.seed)
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
