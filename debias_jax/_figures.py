@@ -31,7 +31,7 @@ BATCH_SIZES = {
 }
 """Batch sizes of BADR's Figure 3, by dataset; the whole log is the last."""
 
-RETRIEVAL_SIZES = {name: (256, 512, 1024, 2048, 4096, 8192) for name in ("ml_100k_implicit", "gowalla")}
+RETRIEVAL_SIZES = {name: (256, 512, 1024, 2048, 4096, 8192) for name in ("ml_100k", "gowalla")}
 """Batch sizes of XIR's Figure 7, by dataset."""
 
 

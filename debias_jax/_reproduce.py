@@ -26,7 +26,7 @@ DATASETS = {
     "coat": "Coat",
     "gowalla": "Gowalla",
     "kuairec": "KuaiRec",
-    "ml_100k_implicit": "MovieLens 100K, implicit",
+    "ml_100k": "MovieLens 100K",
     "ml_100k_simulated": "MovieLens 100K, simulated",
     "yahoo_r3": "Yahoo! R3",
 }
