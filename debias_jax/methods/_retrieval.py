@@ -104,7 +104,7 @@ def retrieval(
         model: a model with towers.
         totals: see ``TotalsFn``.
         loss: see ``ClickLoss``.
-        further_items: ``context -> int [K]``, columns behind those of the batch; the context is that of the loss.
+        further_items: ``context -> int [K]``, columns besides those of the batch; the context is that of the loss.
         prepare: see ``recipes.Prepare``, with ``sum_rows`` in place of the parameters: ``sum_rows(function, further)``
             adds up the arrays ``function(rows)`` of the chunks of rows with these further items, without a gradient.
         fit: see ``recipes.supervised``.

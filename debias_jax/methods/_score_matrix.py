@@ -52,7 +52,7 @@ class Columns(NamedTuple):
     @property
     def scores(self) -> Array:
         """``[b, C]``."""
-        return self.queries @ self.vectors.T
+        return _product(self.queries, self.vectors)
 
     def logits(self, log_q: Array | None = None, sharpness: float = 1.0) -> Array:
         r"""``[b, C]``: :math:`\beta s` plus the log counts less log q; a large negative number at what is left out.
@@ -66,24 +66,30 @@ class Columns(NamedTuple):
         # A finite number: the product's gradient multiplies it by 0.
         added = jnp.maximum(added, _LEFT_OUT)
         if added.shape[0] > 1:
-            return queries @ self.vectors.T + added
+            return _product(queries, self.vectors) + added
         # As one more term of the product it spares the CPU a pass over the matrix, half of the time of a step.
         terms = jnp.concatenate([queries, jnp.ones((queries.shape[0], 1), queries.dtype)], axis=1)
         others = jnp.concatenate([self.vectors, added.T], axis=1)
-        return jnp.matmul(terms, others.T, precision="highest")
+        return _product(terms, others)
 
     def log_total(self, log_q: Array | None = None, sharpness: float = 1.0) -> Array:
         """``[b]``: log of the sum of exponentials of ``logits``; minus infinity where nothing is left in."""
         total = jax.nn.logsumexp(self.logits(log_q, sharpness), axis=1)
-        return jnp.where(total > _LEFT_OUT / 2, total, -jnp.inf)
+        # Not the other way round: NaN must stay NaN.
+        return jnp.where(total < _LEFT_OUT / 2, -jnp.inf, total)
 
     def log_weights(self, log_pop: Array) -> Array:
         """``[b, C]`` BIR's log weights before they are normalised, a constant; -inf at what is left out."""
         logits = jax.lax.stop_gradient(self.logits(log_pop[self.items]))
-        return jnp.where(logits > _LEFT_OUT / 2, logits, -jnp.inf)
+        return jnp.where(logits < _LEFT_OUT / 2, -jnp.inf, logits)
 
 
 _LEFT_OUT = -1e30
+
+
+def _product(queries: Array, vectors: Array) -> Array:
+    """Inner products in full float32 on every device: what is drawn and what is weighed must be the same scores."""
+    return jnp.matmul(queries, vectors.T, precision="highest")
 
 
 class Rows(NamedTuple):

@@ -3,6 +3,7 @@
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 
 from debias_jax import sampling
 from debias_jax._checks import check_choice
@@ -69,7 +70,8 @@ def bir(
         log_w = None
         if variant == "corrected":
             # The probability of a click's column, of which those of one item share the item's.
-            log_w = jax.nn.log_softmax(logits, axis=1) - rows.batch.log_counts
+            held = jnp.where(jnp.isfinite(rows.batch.log_counts), rows.batch.log_counts, 0.0)
+            log_w = jax.nn.log_softmax(logits, axis=1) - held
         return resampled_total(rows.batch.scores, counts, log_w=log_w, variant=variant)
 
     def loss(clicks: Clicks, total: Array, context: Context) -> Array:

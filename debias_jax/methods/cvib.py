@@ -45,7 +45,7 @@ def cvib(
         model: any pairwise model.
         variant: ``"published"`` or ``"released"``.
         batch_size: observed rows a step.
-        frame: ``"pairs"``, ``"block"`` or ``"uniform"``; see ``methods.cvr_batches``.
+        frame: ``"pairs"``, ``"block"``, ``"tiles"`` or ``"uniform"``; see ``methods.cvr_batches``.
         ratio: pairs of the population for each observed row.
 
     Returns:

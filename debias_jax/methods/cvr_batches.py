@@ -4,13 +4,13 @@
 |---|---|---|
 | ``pairs`` | B observed rows, each once an epoch | G B pairs drawn uniformly (the released programs) |
 | ``block`` | B observed rows, each once an epoch | random users x random items, G B pairs or a few less |
-| ``tiles`` | B observed rows, each once an epoch | many small blocks that share no user and no item, as many pairs |
+| ``tiles`` | B observed rows, each once an epoch | several small blocks that share no user and no item, as many pairs |
 | ``uniform`` | G B pairs drawn uniformly, labels where observed | the rows themselves (BADR, eq. 13) |
 
 Each pair of a ``block`` is as likely as any other, so that means over it are unbiased; its pairs share users and
 items, which raises their variance, and its scores are one matrix product, which is far cheaper than G B look-ups.
-``tiles`` lie between the two: they meet each user and each item once a step where G B pairs suffice for that, so that
-no part of the matrix is without a gradient, at a look-up a user and item instead of two a pair.
+``tiles`` lie between the two: blocks of about 16 x 16 pairs, or larger ones where those meet every user and item. With
+``tiles`` lie between the two: blocks of about 16 x 16 pairs, larger ones where those meet every user and item. With
 """
 
 import math
@@ -34,7 +34,7 @@ def cvr_batches(
 
     Args:
         frame: one of ``FRAMES``.
-        batch_size: B, observed rows a step (of ``pairs`` and ``block``; ``uniform`` takes as many steps an epoch).
+        batch_size: B, observed rows a step (``uniform`` takes as many steps an epoch).
         ratio: G, pairs of the population for each observed row.
         weighting: what one observed row counts against one pair of the population. ``"population"``: as much as the
             share of observed pairs asks for, (n / N) / (B / m) with n of N pairs observed and m pairs drawn, so that
@@ -103,7 +103,7 @@ def look_up(data: TrainData, users: Array, items: Array) -> tuple[Array, Array]:
 
 
 TILE_SIDE = 16
-"""Users and items of a tile, at least: smaller matrix products cost more than they save."""
+"""The square of it is the least number of pairs of a tile: smaller matrix products cost more than they save."""
 
 
 def block_shape(size: int, *, n_users: int, n_items: int) -> tuple[int, int, int]:
@@ -116,7 +116,7 @@ def block_shape(size: int, *, n_users: int, n_items: int) -> tuple[int, int, int
 def tiles_shape(size: int, *, n_users: int, n_items: int) -> tuple[int, int, int]:
     """Several blocks of ``size`` pairs together: (tiles, users, items of each).
 
-    As many as meet each user and item about once, but none smaller than ``TILE_SIDE`` squared.
+    As many as meet each user and item about once, but none of fewer pairs than ``TILE_SIDE`` squared.
     """
     n_tiles = max(1, min(n_users, n_items, n_users * n_items // size, size // TILE_SIDE**2))
     _, *sides = block_shape(size // n_tiles, n_users=n_users // n_tiles, n_items=n_items // n_tiles)

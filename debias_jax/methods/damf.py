@@ -52,7 +52,7 @@ def damf(
         adversary_model: the adversary h, by the paper a factorisation without.
         label_loss: ``"squared"`` or ``"cross_entropy"``.
         batch_size: observed rows a step.
-        frame: ``"pairs"``, ``"block"`` or ``"uniform"``; see ``methods.cvr_batches``.
+        frame: ``"pairs"``, ``"block"``, ``"tiles"`` or ``"uniform"``; see ``methods.cvr_batches``.
         ratio: pairs of the population for each observed row.
 
     Returns:

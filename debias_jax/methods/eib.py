@@ -33,7 +33,7 @@ def eib(
         model: the prediction model, any pairwise model.
         imputation_model: the pseudo-label model, e.g. of the same kind.
         batch_size: observed rows a step.
-        frame: ``"pairs"``, ``"block"`` or ``"uniform"``; see ``methods.cvr_batches``.
+        frame: ``"pairs"``, ``"block"``, ``"tiles"`` or ``"uniform"``; see ``methods.cvr_batches``.
         ratio: pairs of the population for each observed row.
         weighting: ``"population"`` or ``"batch"``; see ``methods.cvr_batches``.
         imputed_errors: ``"published"`` or ``"released"``; see ``methods.doubly_robust.DoublyRobustSettings``.

@@ -45,7 +45,7 @@ class JointPropensitySettings(TypedDict, total=False):
 
     Attributes:
         batch_size: B, observed rows a step; default 1024.
-        frame: ``"pairs"`` (default), ``"block"`` or ``"uniform"``; see ``methods.cvr_batches``.
+        frame: ``"pairs"`` (default), ``"block"``, ``"tiles"`` or ``"uniform"``; see ``methods.cvr_batches``.
         ratio: G, pairs of the population for each observed row; default 4.
         weighting: ``"population"`` (default) or ``"batch"``; see ``methods.cvr_batches``.
         propensity_batch_size: pairs a step of the fit before training; default None, the fitting function's own.

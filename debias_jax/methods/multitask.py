@@ -175,7 +175,7 @@ class MultitaskSettings(TypedDict, total=False):
 
     Attributes:
         batch_size: B, observed rows a step; default 1024.
-        frame: how a step samples all pairs: ``"pairs"`` (default), ``"block"`` or ``"uniform"``; see
+        frame: how a step samples all pairs: ``"pairs"`` (default), ``"block"``, ``"tiles"`` or ``"uniform"``; see
             ``methods.cvr_batches``.
         ratio: G, pairs of the population for each observed row; default 4.
         weighting: what an observed row counts against a pair of the population: ``"population"`` (default) or

@@ -110,9 +110,9 @@ def xir(
             return (
                 jnp.zeros_like(cache.occurrences)
                 .at[rows.batch.items]
-                .add(rows.weights @ of_batch)
+                .add(_weighted(rows.weights, of_batch))
                 .at[rows.further.items]
-                .add(in_cache @ of_cache)
+                .add(_weighted(in_cache, of_cache))
             )
 
         counts = sum_rows(occurrences, cache.items)
@@ -156,3 +156,8 @@ def xir(
         hparams={"cache_weight": 0.5, "occurrence_decay": 1.0},
         **settings,
     )
+
+
+def _weighted(weights: Array, counts: Array) -> Array:
+    """Counts of all rows, whole numbers, in full float32 on every device."""
+    return jnp.matmul(weights, counts, precision="highest")

@@ -98,8 +98,8 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
     Args:
         key: PRNG key.
         logits: float ``[b, C]``; a column of minus infinity is never drawn, but in a row that has no other: such a row
-            gives column 0.
-        n: number of draws a row, at most 2^15.
+            gives column 0. The counts of a row with NaN or plus infinity are NaN.
+        n: number of draws a row; more than 2^15 are drawn in parts of at most so many.
         rows: int ``[b]``, a number for each row by which it takes its offset, so that parts of a batch draw what the
             whole would; None for 0, 1, ...
 
@@ -109,7 +109,7 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
 
     Raises:
         TypeError: ``logits`` are not floating, or ``rows`` no integers.
-        ValueError: ``n`` is not in ``[1, 2^15]``, or a shape does not fit.
+        ValueError: ``n`` is not positive, or a shape does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -131,8 +131,28 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
         rows = jnp.arange(n_rows)
     elif jnp.shape(rows) != (n_rows,):
         raise ValueError(f"rows must be of shape ({n_rows},), got {jnp.shape(rows)}")
-    if not 1 <= n <= 2**15:
-        raise ValueError(f"n must be in [1, 32768], got {n}")
+    check_positive(n=n)
+    cumulative, finite = _cumulative(jax.lax.stop_gradient(logits))
+    sizes = [min(_MOST_DRAWS, n - start) for start in range(0, n, _MOST_DRAWS)]
+    counts = sum(
+        _turned_counts(key if part == 0 else jax.random.fold_in(key, part), cumulative, rows, n=size)
+        for part, size in enumerate(sizes)
+    )
+    return jnp.where(finite, counts.reshape(n_rows, -1)[:, : logits.shape[1]], jnp.nan)
+
+
+_MOST_DRAWS = 2**15
+"""Draws of one part, for which the grid of their numbers is coarser than that of the cumulative probabilities."""
+
+_UNIT_BITS = 23
+"""Cumulative probabilities are whole multiples of 2^-23, of which float32 sums are exact in any order."""
+
+_PART = 32
+"""Sums and differences along a row are products with a matrix of this size, on CPU far cheaper than slices of it."""
+
+
+def _turned_counts(key: Key, cumulative: Array, rows: Array, *, n: int) -> Array:
+    """Counts of n draws, in the parts of ``cumulative``."""
     grid_bits = max(10, (64 * n - 1).bit_length())
     shift = _UNIT_BITS - grid_bits
     draw_key, offset_key = jax.random.split(key)
@@ -149,27 +169,23 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
     words = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(offset_key, row), (2,), jnp.uint32))(rows)
     bits = jnp.sum(words, axis=1, dtype=jnp.uint32)
     offsets = (bits >> (32 - _UNIT_BITS)).astype(jnp.int32)[:, None, None]
-    counts = _differences(reached(_cumulative(jax.lax.stop_gradient(logits))), reached(0)[:, 0])
-    return counts.reshape(n_rows, -1)[:, : logits.shape[1]]
+    return _differences(reached(cumulative), reached(0)[:, 0])
 
 
-_UNIT_BITS = 23
-"""Cumulative probabilities are whole multiples of 2^-23, of which float32 sums are exact in any order."""
-
-_PART = 32
-"""Sums and differences along a row are products with a matrix of this size, on CPU far cheaper than slices of it."""
-
-
-def _cumulative(logits: Array) -> Array:
-    """Cumulative probabilities of each row in units of 2^-23, int32 up to 2^23, in parts."""
+def _cumulative(logits: Array) -> tuple[Array, Array]:
+    """Cumulative probabilities of each row in units of 2^-23, int32 up to 2^23, in parts; and which rows ``[b, 1]`` are
+    a distribution.
+    """
+    logits = logits.astype(jnp.float32)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     some = jnp.isfinite(largest)
-    weights = jnp.exp(logits.astype(jnp.float32) - jnp.where(some, largest, 0.0))
-    weights = jnp.where(some, weights, jnp.arange(logits.shape[-1]) == 0)
+    weights = jnp.exp(logits - jnp.where(some, largest, 0.0))
+    weights = jnp.where(some, weights, (jnp.arange(logits.shape[-1]) == 0).astype(jnp.float32))
     whole = jnp.round(weights * (2.0**_UNIT_BITS / jnp.sum(weights, axis=-1, keepdims=True)))
     sums = _running_sum(_in_parts(whole))
-    # The total itself comes to 2^23 within a half, so that the last one is exact.
-    return jnp.floor(sums * (2.0**_UNIT_BITS / sums[:, -1:, -1:]) + 0.5).astype(jnp.int32)
+    units = jnp.floor(sums * (2.0**_UNIT_BITS / sums[:, -1:, -1:]) + 0.5).astype(jnp.int32)
+    # The total comes to 2^23, or to one more where the compiler fuses the product and the sum.
+    return jnp.minimum(units, 2**_UNIT_BITS), some | (largest == -jnp.inf)
 
 
 def _in_parts(values: Array) -> Array:
@@ -195,7 +211,8 @@ def _running_sum(parts: Array) -> Array:
 def _differences(parts: Array, start: Array) -> Array:
     """Differences along the last two axes, the first of each row from ``start [b, 1]``; exact for whole numbers."""
     width = parts.shape[-1]
-    inner = jnp.einsum("bpk,kj->bpj", parts, jnp.eye(width) - jnp.eye(width, k=1), precision="highest")
+    steps = jnp.eye(width, dtype=jnp.float32) - jnp.eye(width, k=1, dtype=jnp.float32)
+    inner = jnp.einsum("bpk,kj->bpj", parts, steps, precision="highest")
     before = jnp.concatenate([start, parts[:, :-1, -1]], axis=1)
     return inner - jnp.where(jnp.arange(width) == 0, before[..., None], 0.0)
 

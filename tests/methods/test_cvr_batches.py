@@ -205,19 +205,29 @@ def test_every_pair_is_as_likely_in_every_tile():
         assert (np.diff(np.sort(ids.reshape(MANY, 5, -1), axis=-1)) > 0).all()
 
 
-def test_tiles_of_a_large_matrix_are_of_the_least_side_and_of_a_small_one_cover_it(monkeypatch):
-    monkeypatch.setattr(module, "TILE_SIDE", 32)
-    for size, n_users, n_items, expected in [
-        (20_480, 1_411, 3_327, (20, 32, 32)),
-        (20_480, 100_000, 5_000_000, (20, 32, 32)),
-        (20_480, 200, 1_000, (9, 22, 103)),
-        (1_000, 290, 300, (1, 31, 32)),
-        (20_480, 3, 100_000, (3, 1, 6_826)),
-        (100, 3, 2, (1, 3, 2)),
-    ]:
-        n_tiles, n_tile_users, n_tile_items = module.tiles_shape(size, n_users=n_users, n_items=n_items)
-        assert (n_tiles, n_tile_users, n_tile_items) == expected
-        assert n_tiles * n_tile_users <= n_users and n_tiles * n_tile_items <= n_items
+@pytest.mark.parametrize(
+    ("size", "n_users", "n_items"),
+    [
+        (20_480, 1_411, 3_327),
+        (20_480, 100_000, 5_000_000),
+        (20_480, 200, 1_000),
+        (20_480, 15_400, 1_000),
+        (640, 290, 300),
+        (20_480, 3, 100_000),
+        (100, 3, 2),
+    ],
+)
+def test_size_of_tiles(monkeypatch, size, n_users, n_items):
+    """They fit the matrix, hold about the pairs that are asked for, and are many only if none is small for it."""
+    monkeypatch.undo()
+    n_tiles, n_tile_users, n_tile_items = module.tiles_shape(size, n_users=n_users, n_items=n_items)
+    assert n_tiles * n_tile_users <= n_users and n_tiles * n_tile_items <= n_items
+    asked = min(size, n_users * n_items)
+    assert 0.85 * asked <= n_tiles * n_tile_users * n_tile_items <= asked
+    assert n_tiles == 1 or size // n_tiles >= module.TILE_SIDE**2
+    # One more tile would be too small, or there is no user or item left for it.
+    whole = n_users * n_items < (n_tiles + 1) * size or n_tiles == min(n_users, n_items)
+    assert whole or size // (n_tiles + 1) < module.TILE_SIDE**2
 
 
 def test_users_and_items_of_a_block_are_distinct_and_an_order_is_used_up():

@@ -19,7 +19,6 @@ N_USERS, N_ITEMS = 12, 9
 FRAMES = ("pairs", "tiles", "uniform")
 MF = models.mf(N_USERS, N_ITEMS, dim=3, init_scale=0.7)
 PROPENSITY_MODEL = models.additive_logistic(N_USERS, N_ITEMS)
-# The one step of a block is tested with the tasks' networks in test_multitask.py.
 HPARAMS = {"weight_decay": 0.0, "imputation_weight_decay": 0.0, "lr": 0.1, "imputation_lr": 0.1}
 
 
@@ -212,8 +211,9 @@ def _check_loss_and_gradient(step, group, params, loss, rng):
     np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "frame"), [*((name, frame) for frame in FRAMES for name in CASES), ("dr_jl", "block")]
+)
 def test_one_step_is_the_written_losses(name, frame, rng):
     build, prediction_loss, imputation_loss = CASES[name]
     step = Step(build(frame), {"variance_weight": 0.3})

@@ -288,6 +288,40 @@ def test_the_gradient_of_shared_rows_is_that_of_a_score_matrix_of_clicks(log):
         np.testing.assert_allclose(leaf, expected[name], atol=1e-6)
 
 
+def test_bir_corrects_by_the_share_of_one_click(log):
+    """A column of several clicks is drawn as often as all of them: the correction divides by the share of one."""
+    n = 7
+    method = methods.bir(MF, batch_size=LARGE, n_resampled=n, variant="corrected")
+    before, batch, _, logs = one_step(method, log)
+    kept = np.asarray(batch.where)
+    users, items = np.asarray(batch.users), np.asarray(batch.items)
+    params = jax.tree.map(np.asarray, before.params["prediction"])
+    scores = params["user"] @ params["item"].T
+    held = np.bincount(items[kept], minlength=N_ITEMS)
+    assert held.max() > 1
+    weights = np.exp(scores) / popularity(log)
+    with np.errstate(divide="ignore"):
+        counts = drawn(jax.random.key(3), np.log(weights * held), n)
+    of_one_click = weights / (weights * held).sum(axis=1, keepdims=True)
+    total = np.log((counts * np.exp(scores) / (n * of_one_click)).sum(axis=1))
+    expected = total[users] - scores[users, items]
+    np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ssl", "mns", "bir"])
+def test_scores_that_are_not_finite_stay_so(log, name):
+    """An item vector of NaN that only padding, or a further column, could bring in: never a finite loss."""
+    variants = ("published", "released")
+    for variant in variants:
+        method = getattr(methods, name)(MF, batch_size=BATCH, variant=variant)
+        before = method.init(jax.random.key(1), log, {})
+        batch = jax.tree.map(lambda x: x[-1], method.batches(log, jax.random.key(2)))
+        item = before.params["prediction"]["item"].at[batch.items].set(jnp.nan)
+        state = before._replace(params={"prediction": {**before.params["prediction"], "item": item}})
+        _, logs = method.step(state, log, batch, jax.random.key(3))
+        assert np.isnan(float(logs["loss"])), (variant, logs["loss"])
+
+
 @pytest.mark.parametrize("name", ["bir", "xir"])
 def test_shared_rows_draw_in_proportion_to_all_clicks_of_an_item(log, name):
     """The draws of a user stand for all its clicks: in XIR's counts, and in the loss."""
@@ -321,10 +355,14 @@ def test_shared_rows_draw_in_proportion_to_all_clicks_of_an_item(log, name):
     np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
 
 
+@pytest.mark.parametrize("hits", [False, True], ids=["hits_kept", "hits_removed"])
 @pytest.mark.parametrize("name", ["ssl_pop", "mns", "bir", "xir"])
-def test_chunks_of_shared_rows(log, name):
-    """Fourteen users in chunks of four: the last chunk is filled up."""
-    steps = [one_step(getattr(methods, name)(MF, batch_size=LARGE, chunk=chunk), log) for chunk in (None, 4)]
+def test_chunks_of_shared_rows(log, name, hits):
+    """Fourteen users, or sixteen clicks, in chunks of four: of the users the last chunk is filled up."""
+    steps = [
+        one_step(getattr(methods, name)(MF, batch_size=LARGE, chunk=chunk, remove_accidental_hits=hits), log)
+        for chunk in (None, 4)
+    ]
     (_, _, whole, whole_logs), (_, _, parts, parts_logs) = steps
     np.testing.assert_allclose(parts_logs["loss"], whole_logs["loss"], rtol=1e-6)
     for ours, expected in zip(
