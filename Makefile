@@ -7,7 +7,7 @@ export JAX_PLATFORMS ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 .DELETE_ON_ERROR:
 
 $(BIN)/.installed: pyproject.toml .ci/constraints.txt
@@ -22,6 +22,9 @@ demo: $(BIN)/.installed  ## train eight methods on simulated data with known tru
 
 test: $(BIN)/.installed  ## the whole default test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: $(BIN)/.installed  ## the default suite and what is marked slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

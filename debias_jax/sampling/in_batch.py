@@ -1,5 +1,6 @@
 """Draws among the items of a batch, and the cache of items that XIR keeps between batches."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -87,6 +88,7 @@ def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
     return _inverse(weights, uniform)
 
 
+@functools.partial(jax.jit, static_argnames="n")
 def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = None) -> Array:
     """How often each column is among n columns of a row, drawn with replacement in proportion to exp(logits).
 

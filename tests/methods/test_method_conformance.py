@@ -155,7 +155,37 @@ def _structure(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-@pytest.mark.parametrize("name", methods.__all__)
+RESUMED = (
+    *("mean_logit", "mf", "bpr", "biif", "joint_opt", "alter_opt"),
+    *("badr", "stable_dr", "dce_tdr", "cvib", "damf", "ddpo"),
+    *("bir", "g_tower", "xir"),
+)
+"""One method a recipe, a frame and a kind of state that is carried from step to step: a program of twice the length
+takes long to compile."""
+
+RESUMED_AS = {
+    **dict.fromkeys(("ips", "snips", "relmf", "umf", "mf_bias"), "mf"),
+    "bi_opt2": "biif",
+    **dict.fromkeys(("badr_mmoe", "escm2_dr", "escm2_ips", "multi_dr", "multi_ips"), "ddpo"),
+    **dict.fromkeys(("dr_bias", "dr_jl", "dr_mse", "eib", "mrdr", "sndr", "tdr_cl", "d_dr"), "badr"),
+    **dict.fromkeys(("dr_mse_gpl",), "stable_dr"),
+    "dce_dr": "dce_tdr",
+    "dib": "cvib",
+    **dict.fromkeys(("ssl", "ssl_pop", "mns"), "bir"),
+}
+"""The others, each with the one whose step carries the same."""
+
+
+def test_every_method_is_resumed_or_like_one_that_is():
+    assert sorted([*RESUMED, *RESUMED_AS]) == sorted(methods.__all__)
+    assert set(RESUMED_AS.values()) <= set(RESUMED)
+
+
+# Methods that differ from another by a loss alone, which tests of their own write out, run in ``make test-all``.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in RESUMED_AS else ()) for name in methods.__all__],
+)
 class TestMethod:
     def test_state_is_a_pytree_of_arrays_with_stable_types(self, name):
         state = _start(name)
@@ -211,32 +241,6 @@ class TestMethod:
         exposure = method.exposure(_start(name), _data(), users, items)
         assert exposure.shape == (N_USERS, N_ITEMS)
         assert bool(jnp.all((exposure >= 0) & (exposure <= 1)))
-
-
-RESUMED = (
-    *("mean_logit", "mf", "bpr", "biif", "joint_opt", "alter_opt"),
-    *("badr", "stable_dr", "dce_tdr", "cvib", "damf", "ddpo"),
-    *("bir", "g_tower", "xir"),
-)
-"""One method a recipe, a frame and a kind of state that is carried from step to step: a program of twice the length
-takes long to compile."""
-
-RESUMED_AS = {
-    **dict.fromkeys(("ips", "snips", "relmf", "umf", "mf_bias"), "mf"),
-    "bi_opt2": "biif",
-    **dict.fromkeys(("badr_mmoe", "escm2_dr", "escm2_ips", "multi_dr", "multi_ips"), "ddpo"),
-    **dict.fromkeys(("dr_bias", "dr_jl", "dr_mse", "eib", "mrdr", "sndr", "tdr_cl", "d_dr"), "badr"),
-    **dict.fromkeys(("dr_mse_gpl",), "stable_dr"),
-    "dce_dr": "dce_tdr",
-    "dib": "cvib",
-    **dict.fromkeys(("ssl", "ssl_pop", "mns"), "bir"),
-}
-"""The others, each with the one whose step carries the same."""
-
-
-def test_every_method_is_resumed_or_like_one_that_is():
-    assert sorted([*RESUMED, *RESUMED_AS]) == sorted(methods.__all__)
-    assert set(RESUMED_AS.values()) <= set(RESUMED)
 
 
 @pytest.mark.parametrize("name", RESUMED)
