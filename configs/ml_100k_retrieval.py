@@ -25,6 +25,15 @@ TUNED = {
     "bir_mean": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
 }
 
+FIRST = {"default": [{"lr": 1e-3, "weight_decay": 1e-3}]}
+"""What the released program sets for this dataset."""
+
+GROUPS = {
+    "table": experiment.RETRIEVAL,
+    "figure7": ("ssl_pop", "ssl_pop_sharp", "bir", "xir"),
+    "released": experiment.RETRIEVAL_RELEASED,
+}
+
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
