@@ -130,7 +130,8 @@ def draw_batch_sizes(
     return "\n\n".join(
         [
             f"### {dataset.name}: {caption}",
-            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it.",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it, "
+            "and tunes at every size; here a method keeps one setting, and its runs stop early.",
             f"![{caption}, {dataset.name}](figures/{path.name})",
             f"Test {metric} by batch size, mean ± sd over seeds:",
             _size_table(series, sizes),

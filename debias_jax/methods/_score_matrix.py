@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from debias_jax import sampling
 from debias_jax.methods.base import TrainData
 from debias_jax.models.base import Model, inner_products
 from debias_jax.types import Array, Params, PyTree
@@ -176,12 +177,14 @@ class ScoreMatrix:
             items, vectors, counts = self.items, self.vectors, self.counts
         log_counts = jnp.log(counts)[None, :]
         if self.own_items is not None:
-            hits = self.own_items[numbers][:, None] == items[None, :]
-            log_counts = jnp.where(hits, -jnp.inf, log_counts)
-            if not further:
-                # Its own click stays, though the row be padding, which has no other where all are hits.
-                own = self.column_of[numbers][:, None] == jnp.arange(items.shape[0])[None, :]
-                log_counts = jnp.where(own, 0.0, log_counts)
+            if further:
+                hits = self.own_items[numbers][:, None] == items[None, :]
+                return Columns(self.queries[numbers], vectors, items, jnp.where(hits, -jnp.inf, log_counts))
+            column_of = self.column_of[numbers]
+            log_counts = jnp.where(sampling.accidental_hits(items, column_of), -jnp.inf, log_counts)
+            # Its own click stays, though the row be padding, which has no other where all are hits.
+            own = column_of[:, None] == jnp.arange(items.shape[0])[None, :]
+            log_counts = jnp.where(own, 0.0, log_counts)
         return Columns(self.queries[numbers], vectors, items, log_counts)
 
     def each_chunk(self, function: Callable[[Rows], PyTree]) -> PyTree:
