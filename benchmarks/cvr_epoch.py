@@ -14,16 +14,12 @@ round, so that a change of the machine's mood hits all alike; times and ratios a
 import argparse
 import os
 import pathlib
-import statistics
-import time
-from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
+from _measure import Program, measure, one_epoch, speedups
 
-from debias_jax import data, methods, models, training
+from debias_jax import data, methods, models
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 
@@ -40,7 +36,6 @@ SIZES = {
 }
 HPARAMS = {"lr": 0.006, "weight_decay": 1e-4, "imputation_lr": 0.08, "imputation_weight_decay": 1e-4}
 MIN_PROPENSITY = 0.076
-Program = Callable[[], object]
 
 
 def load(name: str) -> Dataset:
@@ -80,15 +75,7 @@ def ours(log: Dataset, size: dict[str, int], frame: str) -> Program:
         ratio=size["ratio"],
         frame=frame,
     )
-    train, key = training.train_data(log), training.run_key(0)
-    hparams = {**HPARAMS, "min_propensity": MIN_PROPENSITY}
-    state = jax.jit(method.init)(key, train, hparams)
-    epoch = jax.jit(
-        lambda state, train, key, number: training.train_epochs(
-            method, state, train, key, number, n_epochs=1
-        )[0]
-    )
-    return lambda: epoch(state, train, key, jnp.asarray(0, jnp.int32))
+    return one_epoch(method, log, {**HPARAMS, "min_propensity": MIN_PROPENSITY})
 
 
 class TorchMf(torch.nn.Module):
@@ -168,18 +155,6 @@ def twin(log: Dataset, size: dict[str, int]) -> Program:
     return epoch
 
 
-def measure(programs: dict[str, Program], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every program in each round, after one call to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(rounds + 1):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program())
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,11 +170,8 @@ def main() -> None:
             "badr, tiles": ours(log, size, "tiles"),
             "badr, one block": ours(log, size, "block"),
         }
-        seconds = measure(programs, options.rounds)
-        base = seconds["PyTorch, list of pairs"]
-        for label, values in seconds.items():
-            ratio = statistics.median(theirs / own for theirs, own in zip(base, values, strict=True))
-            print(f"| {name} | {label} | {1e3 * statistics.median(values):.1f} | {ratio:.1f} |")
+        for label, (milliseconds, ratio) in speedups(measure(programs, options.rounds)).items():
+            print(f"| {name} | {label} | {milliseconds:.1f} | {ratio:.1f} |")
 
 
 if __name__ == "__main__":

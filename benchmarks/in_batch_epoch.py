@@ -21,22 +21,18 @@ import multiprocessing
 import os
 import pathlib
 import resource
-import statistics
-import time
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from _measure import Program, measure, one_epoch, speedups
 
-from debias_jax import data, methods, models, training
+from debias_jax import data, methods, models
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 
 SIZES = {"ML-100K": (943, 1_152, 53_473), "Gowalla": (29_858, 40_981, 810_128)}
 BATCH_SIZE, LARGE_BATCH, CHUNK, DIM = 2_048, 32_768, 1_024, 32
 HPARAMS = {"lr": 1e-2, "weight_decay": 1e-5}
-Program = Callable[[], object]
 
 
 def load(name: str) -> Dataset:
@@ -60,14 +56,7 @@ def ours(log: Dataset, name: str, **options) -> Program:
     """An epoch of a method, compiled."""
     mf = models.mf(log.n_users, log.n_items, dim=DIM, init_scale=0.1)
     method = getattr(methods, name)(mf, **options)
-    train, key = training.train_data(log), training.run_key(0)
-    state = jax.jit(method.init)(key, train, HPARAMS)
-    epoch = jax.jit(
-        lambda state, train, key, number: training.train_epochs(
-            method, state, train, key, number, n_epochs=1
-        )[0]
-    )
-    return lambda: epoch(state, train, key, jnp.asarray(0, jnp.int32))
+    return one_epoch(method, log, HPARAMS)
 
 
 def twin(log: Dataset, name: str) -> Program:
@@ -110,19 +99,8 @@ def speed(names: list[str], methods_: list[str], rounds: int) -> None:
         log = load(dataset)
         for method in methods_:
             programs = {"PyTorch": twin(log, method), "ours": ours(log, method, batch_size=BATCH_SIZE)}
-            seconds: dict[str, list[float]] = {program: [] for program in programs}
-            for number in range(rounds + 1):
-                for program, run in programs.items():
-                    # The first round warms up.
-                    started = time.perf_counter()
-                    jax.block_until_ready(run())
-                    if number:
-                        seconds[program].append(time.perf_counter() - started)
-            for program, values in seconds.items():
-                pairs = zip(seconds["PyTorch"], values, strict=True)
-                ratio = statistics.median(theirs / own for theirs, own in pairs)
-                median = 1e3 * statistics.median(values)
-                print(f"| {dataset} | {method}, {program} | {median:.0f} | {ratio:.1f} |", flush=True)
+            for program, (milliseconds, ratio) in speedups(measure(programs, rounds)).items():
+                print(f"| {dataset} | {method}, {program} | {milliseconds:.0f} | {ratio:.1f} |", flush=True)
 
 
 def peak_of(name: str, connection) -> None:

@@ -13,12 +13,11 @@ import argparse
 import os
 import pathlib
 import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measure import Program, measure
 
 from debias_jax import data, methods, models, training
 from debias_jax.data.types import Dataset
@@ -26,7 +25,6 @@ from debias_jax.methods.base import Method, TrainData
 
 DIM, BATCH_SIZE, SEEDS = 16, 128, 16
 COAT = {"n_users": 290, "n_items": 300, "mean_exposure": 6960 / (290 * 300)}
-Program = Callable[[], object]
 
 
 def load() -> tuple[Dataset, str]:
@@ -89,18 +87,6 @@ def seed_programs(method: Method, log: TrainData) -> dict[str, Program]:
         f"{SEEDS} seeds, lax.map": lambda: mapped(starts, log, keys),
         f"{SEEDS} seeds, vmap": lambda: vectorised(starts, log, keys),
     }
-
-
-def measure(programs: dict[str, Program], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every program in every round, after one round that compiles."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(rounds + 1):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(program())
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def difference(one, other) -> float:

@@ -128,8 +128,20 @@ class Clicks(NamedTuple):
     n_clicks: Array
 
 
+class _Side(NamedTuple):
+    """A set of columns: int32 ``[C]`` items, their vectors ``[C, d]``, and ``[C]`` how many clicks each stands for."""
+
+    items: Array
+    vectors: Array
+    counts: Array
+
+
 class ScoreMatrix:
-    """The rows and columns of one batch."""
+    """The rows and columns of one batch.
+
+    Attributes:
+        clicks: the clicks with their scores.
+    """
 
     def __init__(
         self,
@@ -144,66 +156,62 @@ class ScoreMatrix:
         n_users, n_items = data.matrix_size
         (size,) = batch.users.shape
         each, valid = jnp.arange(size), batch.where.astype(jnp.float32)
-        self.row_of, self.column_of, users, self.weights = each, each, batch.users, valid
-        if by_user := n_users < size and not remove_accidental_hits:
-            self.row_of, users = batch.users, jnp.arange(n_users)
-            self.weights = jnp.zeros(n_users, jnp.float32).at[batch.users].add(valid)
-        if by_item := n_items < size:
-            self.column_of, self.items = batch.items, jnp.arange(n_items)
-            self.counts = jnp.zeros(n_items, jnp.float32).at[batch.items].add(valid)
+        by_user, by_item = n_users < size and not remove_accidental_hits, n_items < size
+        if by_user:
+            self._row_of, users = batch.users, jnp.arange(n_users)
+            self._weights = jnp.zeros(n_users, jnp.float32).at[batch.users].add(valid)
         else:
-            self.items, self.counts = batch.items, valid
-        self.further_items = self.further_counts = self.further_vectors = None
-        self.queries = model.user_tower(params, users)
-        self.vectors = model.item_tower(params, self.items)
-        if further is not None:
+            self._row_of, users, self._weights = each, batch.users, valid
+        self._queries = model.user_tower(params, users)
+        if by_item:
+            every = jnp.arange(n_items)
+            of_every = model.item_tower(params, every)
+
+        def side(own: Array, counts: Array) -> _Side:
             if by_item:
-                self.further_items, self.further_vectors = self.items, self.vectors
-                self.further_counts = jnp.zeros(n_items, jnp.float32).at[further].add(1.0)
-            else:
-                self.further_items, self.further_vectors = further, model.item_tower(params, further)
-                self.further_counts = jnp.ones(further.shape, jnp.float32)
-        self.own_items = batch.items if remove_accidental_hits else None
-        self.chunk = chunk
-        queries = self.queries[self.row_of] if by_user else self.queries
-        vectors = self.vectors[self.column_of] if by_item else self.vectors
+                return _Side(every, of_every, jnp.zeros(n_items, jnp.float32).at[own].add(counts))
+            return _Side(own, model.item_tower(params, own), counts)
+
+        self._column_of = batch.items if by_item else each
+        self._batch = side(batch.items, valid)
+        self._further = None if further is None else side(further, jnp.ones(further.shape, jnp.float32))
+        self._own_items = batch.items if remove_accidental_hits else None
+        self._chunk = chunk
+        queries = self._queries[self._row_of] if by_user else self._queries
+        vectors = self._batch.vectors[self._column_of] if by_item else self._batch.vectors
         self.clicks = Clicks(inner_products(queries, vectors), batch.items, jnp.sum(valid))
 
-    def columns(self, numbers: Array, further: bool) -> Columns:
-        """The chunk of rows with these numbers against one set of columns."""
-        if further:
-            items, vectors, counts = self.further_items, self.further_vectors, self.further_counts
-        else:
-            items, vectors, counts = self.items, self.vectors, self.counts
-        log_counts = jnp.log(counts)[None, :]
-        if self.own_items is not None:
-            if further:
-                hits = self.own_items[numbers][:, None] == items[None, :]
-                return Columns(self.queries[numbers], vectors, items, jnp.where(hits, -jnp.inf, log_counts))
-            column_of = self.column_of[numbers]
-            log_counts = jnp.where(sampling.accidental_hits(items, column_of), -jnp.inf, log_counts)
+    def _columns(self, numbers: Array, side: _Side) -> Columns:
+        """The chunk of rows with these numbers against one side."""
+        log_counts = jnp.log(side.counts)[None, :]
+        if self._own_items is not None and side is self._further:
+            hits = self._own_items[numbers][:, None] == side.items[None, :]
+            log_counts = jnp.where(hits, -jnp.inf, log_counts)
+        elif self._own_items is not None:
+            column_of = self._column_of[numbers]
+            hits = sampling.accidental_hits(side.items, column_of)
             # Its own click stays, though the row be padding, which has no other where all are hits.
-            own = column_of[:, None] == jnp.arange(items.shape[0])[None, :]
-            log_counts = jnp.where(own, 0.0, log_counts)
-        return Columns(self.queries[numbers], vectors, items, log_counts)
+            own = column_of[:, None] == jnp.arange(side.items.shape[0])[None, :]
+            log_counts = jnp.where(own, 0.0, jnp.where(hits, -jnp.inf, log_counts))
+        return Columns(self._queries[numbers], side.vectors, side.items, log_counts)
 
     def each_chunk(self, function: Callable[[Rows], PyTree]) -> PyTree:
         """``function`` of each chunk of rows, stacked; its scores are computed again on the way back."""
-        n_rows = self.queries.shape[0]
+        n_rows = self._queries.shape[0]
 
         def of_rows(numbers: Array) -> PyTree:
             # The last chunk is filled up with rows that stand for nothing.
             live, numbers = numbers < n_rows, jnp.minimum(numbers, n_rows - 1)
-            weights = jnp.where(live, self.weights[numbers], 0.0)
-            batch = self.columns(numbers, further=False)
-            further = None if self.further_items is None else self.columns(numbers, further=True)
+            weights = jnp.where(live, self._weights[numbers], 0.0)
+            batch = self._columns(numbers, self._batch)
+            further = None if self._further is None else self._columns(numbers, self._further)
             return function(Rows(batch, further, numbers, weights, self.clicks.n_clicks))
 
-        if self.chunk is None or self.chunk >= n_rows:
+        if self._chunk is None or self._chunk >= n_rows:
             return jax.tree.map(lambda x: x[None], of_rows(jnp.arange(n_rows)))
-        n_chunks = -(-n_rows // self.chunk)
-        return jax.lax.map(jax.checkpoint(of_rows), jnp.arange(n_chunks * self.chunk).reshape(n_chunks, -1))
+        n_chunks = -(-n_rows // self._chunk)
+        return jax.lax.map(jax.checkpoint(of_rows), jnp.arange(n_chunks * self._chunk).reshape(n_chunks, -1))
 
     def of_clicks(self, of_rows: PyTree) -> PyTree:
         """What ``each_chunk`` gave for rows, for each click."""
-        return jax.tree.map(lambda x: x.reshape(-1)[self.row_of], of_rows)
+        return jax.tree.map(lambda x: x.reshape(-1)[self._row_of], of_rows)

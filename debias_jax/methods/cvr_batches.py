@@ -9,8 +9,8 @@
 
 Each pair of a ``block`` is as likely as any other, so that means over it are unbiased; its pairs share users and
 items, which raises their variance, and its scores are one matrix product, which is far cheaper than G B look-ups.
-``tiles`` lie between the two: blocks of about 16 x 16 pairs, or larger ones where those meet every user and item. With
 ``tiles`` lie between the two: blocks of about 16 x 16 pairs, larger ones where those meet every user and item. With
+G B = 20,480 pairs of KuaiRec's 1,411 x 3,327 a step meets 91 % of the users and 38 % of the items, a block 10 and 4 %.
 """
 
 import math

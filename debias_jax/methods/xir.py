@@ -94,12 +94,8 @@ def xir(
 
     def has_cache(rows: Rows) -> Array:
         """Whether the cache holds anything for a row: its item may be all, and left out."""
-        return jnp.any(
-            jnp.broadcast_to(
-                jnp.isfinite(rows.further.log_counts), (rows.numbers.shape[0], rows.further.items.shape[0])
-            ),
-            axis=1,
-        )
+        some = jnp.any(jnp.isfinite(rows.further.log_counts), axis=1)
+        return jnp.broadcast_to(some, rows.numbers.shape)
 
     def prepare(sum_rows, context: Context, batch: ClickBatch):
         cache = context.extra

@@ -1,0 +1,50 @@
+"""What the benchmarks share: an epoch as one program, times of several programs, and their ratios."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from debias_jax import training
+from debias_jax.data.types import Dataset
+from debias_jax.methods.base import Method
+
+Program = Callable[[], object]
+
+
+def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float]) -> Program:
+    """The first epoch of a method, compiled, always from the same state."""
+    train, key = training.train_data(log), training.run_key(0)
+    state = jax.jit(method.init)(key, train, dict(hparams))
+    epoch = jax.jit(
+        lambda state, train, key, number: training.train_epochs(
+            method, state, train, key, number, n_epochs=1
+        )[0]
+    )
+    return lambda: epoch(state, train, key, jnp.asarray(0, jnp.int32))
+
+
+def measure(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every program in every round, after one round that compiles."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(program())
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def speedups(seconds: Mapping[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of each program, and how often it fits into the first one's time (median over rounds)."""
+    base = next(iter(seconds.values()))
+    return {
+        name: (
+            1e3 * statistics.median(values),
+            statistics.median(first / own for first, own in zip(base, values, strict=True)),
+        )
+        for name, values in seconds.items()
+    }
