@@ -235,8 +235,29 @@ def _mmoe(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -
     return models.Model(model.init, lambda *arguments, **options: model.apply(*arguments, **options)[..., 0])
 
 
-MODELS = {"mf": _mf, "two_tower": _two_tower, "mmoe": _mmoe}
-"""Models of pairs by ``config.model.name``."""
+def _of_histories(name: str):
+    """The maker of a model that reads histories."""
+
+    def make(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
+        factory = getattr(models, name)
+        if settings["features"]:
+            raise ConfigError(f"model.features=True: {name} reads no features; set model.features=False")
+        sizes = {"n_users": n_users, "n_items": n_items, "dim": settings["dim"]}
+        taken = {each: size for each, size in sizes.items() if each in argument_names(factory)}
+        return _call(functools.partial(factory, **taken), settings["options"], "model.options")
+
+    return make
+
+
+SEQUENCE_MODELS = ("sasrec", "gru4rec", "caser", "bert4rec", "fmlp_rec")
+
+MODELS = {
+    "mf": _mf,
+    "two_tower": _two_tower,
+    "mmoe": _mmoe,
+    **{name: _of_histories(name) for name in SEQUENCE_MODELS},
+}
+"""Models by ``config.model.name``."""
 
 
 def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -398,6 +419,8 @@ def check_labels(name: str, entry: Mapping[str, Any], method: Method, dataset: D
     Raises:
         DataError: it does.
     """
+    if method.frame is not None:
+        return
     labels = dataset.train.labels
     one_label = labels.size > 0 and labels[0] > 0 and bool((labels == labels[0]).all())
     if one_label and (entry["options"].get("feedback") == "ratings" or _draws_labels(method, dataset)):

@@ -50,6 +50,8 @@ def base_config() -> ConfigDict:
     config.model.temperature = 1.0
     # Of two_tower and mmoe: whether they read the features of the dataset.
     config.model.features = False
+    # Of models of histories: keyword arguments of the model's function in ``debias_jax.models`` besides ``dim``.
+    config.model.options = ConfigDict()
     # The released parametrisation of the propensity model: factors of ``dim`` and a linear layer, not two offsets.
     config.model.propensity_factors = False
 
@@ -103,6 +105,7 @@ def variant(
     options: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
     fixed: Mapping[str, float] | None = None,
+    train: Mapping[str, Any] | None = None,
     **hparams: float,
 ) -> ConfigDict:
     """A method with its options and hyperparameters, as an entry of ``config.variants``.
@@ -113,13 +116,16 @@ def variant(
         model: what differs from ``config.model`` for this variant.
         fixed: hyperparameters that make the variant what it is, such as a learning rate of 0: a search leaves them
             alone, and so do tuned settings. Their names stand under ``"fixed"``, their values among the others.
+        train: what this variant sets in ``config.train`` where that says 0: epochs, batch size. See ``only``.
         **hparams: the other numeric hyperparameters; ``fixed`` comes on top.
 
     Returns:
         The entry.
     """
+    own_train = {"train": dict(train)} if train else {}
     return ConfigDict(
         {
+            **own_train,
             "method": method,
             "options": options or {},
             "model": model or {},
@@ -162,12 +168,28 @@ def select_variants(
 
 
 def only(config: ConfigDict, name: str) -> ConfigDict:
-    """A copy of a config that has one of its variants."""
+    """A copy of a config that has one of its variants, and for 0 in ``config.train`` what the variant says."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         copy.methods = (name,)
         copy.variants = ConfigDict({name: config.variants[name]})
+        for key, value in config.variants[name].get("train", {}).items():
+            copy.train[key] = copy.train[key] or value
     return copy
+
+
+def use_own_settings(config: ConfigDict) -> None:
+    """Of one variant, puts its model and its schedule into the config, where flags may change them; of several, leaves
+    each its own.
+    """
+    entries = [config.variants[name] for name in config.methods]
+    for entry in entries:
+        for key, value in entry.get("train", {}).items():
+            config.train[key] = value if len(entries) == 1 else 0
+    if len(entries) == 1:
+        model, (entry,) = entries[0].model, entries
+        config.model.update(model)
+        entry.model = ConfigDict()
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The fit of one variant of an experiment: its judges, its checkpoints, its logs."""
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import metrics, training
+from debias_jax import data, metrics, training
 from debias_jax._build import build_for, check_labels, model_settings
 from debias_jax._config import choose
 from debias_jax.data.types import Dataset
@@ -26,11 +27,17 @@ class Judge(NamedTuple):
 
 
 def make_judge(
-    config: ConfigDict, dataset: Dataset, part: str, protocol: str | metrics.EvalProtocol | None = None
+    config: ConfigDict,
+    dataset: Dataset,
+    part: str,
+    protocol: str | metrics.EvalProtocol | None = None,
+    *,
+    history: int = 0,
 ) -> Judge | None:
     """The judge of the validation or test part, None where the dataset has no such part.
 
-    ``protocol`` is a name or a protocol of one's own; by default that of the config.
+    ``protocol`` is a name or a protocol of one's own; by default that of the config. ``history`` is the number of
+    events that a method is given which reads them.
     """
     held_out = getattr(dataset, part)
     if held_out is None:
@@ -42,7 +49,13 @@ def make_judge(
     popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
     # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
     log = dataset.log("validation") if part == "test" else dataset.train
-    return Judge(protocol, evaluation.build_eval_set(protocol, held_out, log, popularity=popularity))
+    if protocol.mask_seen != "none" and data.sequences.has_repeats(dataset.log("validation", "test")):
+        # What is consumed again may be the right answer.
+        protocol = dataclasses.replace(protocol, mask_seen="none")
+    return Judge(
+        protocol,
+        evaluation.build_eval_set(protocol, held_out, log, popularity=popularity, history=history),
+    )
 
 
 def _validation_settings(config: ConfigDict, method: Method, judge: Judge | None) -> dict[str, Any]:
@@ -118,8 +131,13 @@ def make_task(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, *,
     """The method of a variant, the training data on the device, and how validation is read."""
     method = build_for(config, entry, dataset)
     check_labels(label, entry, method, dataset)
-    settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
-    return Task(method, training.train_data(dataset), settings)
+    judge = make_judge(config, dataset, "validation", history=history_of(method))
+    return Task(method, training.data_for(method, dataset), _validation_settings(config, method, judge))
+
+
+def history_of(method: Method) -> int:
+    """How many events of a user a method is given to score the next one; 0 if it reads none."""
+    return 0 if method.frame is None else method.frame.max_len
 
 
 def fit(
@@ -215,12 +233,13 @@ def load(
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} holds no checkpoint of {label}; train first with launch/train.py")
     method = build_for(config, entry, dataset)
-    settings = _validation_settings(config, method, make_judge(config, dataset, "validation"))
+    judge = make_judge(config, dataset, "validation", history=history_of(method))
+    settings = _validation_settings(config, method, judge)
     own = fingerprint(config, entry, dataset, runs)
     with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=own) as saver:
         result, done, active = training.load_many(
             method,
-            training.train_data(dataset),
+            training.data_for(method, dataset),
             len(runs),
             checkpointer=saver,
             monitor=settings.get("monitor"),

@@ -30,8 +30,15 @@ from debias_jax._build import (
     variant_hparams,
 )
 from debias_jax._config import base_config, select_variants, variant
-from debias_jax._fit import Judge, fit, load, make_judge
+from debias_jax._fit import Judge, fit, history_of, load, make_judge
 from debias_jax._score import score
+from debias_jax._sequence_variants import (
+    SCE_TABLE,
+    SEQUENCE_GROUPS,
+    Published,
+    sequence_settings,
+    sequence_variants,
+)
 from debias_jax._serve import export, load_predictor, recommend, workdir_configs
 from debias_jax._tune import apply_tuned
 from debias_jax._variants import (
@@ -70,7 +77,10 @@ __all__ = [
     "RETRIEVAL",
     "RETRIEVAL_RELEASED",
     "RETRIEVAL_SPACE",
+    "SCE_TABLE",
+    "SEQUENCE_GROUPS",
     "Outcome",
+    "Published",
     "apply_tuned",
     "base_config",
     "build_method",
@@ -90,6 +100,8 @@ __all__ = [
     "run",
     "run_scored",
     "select_variants",
+    "sequence_settings",
+    "sequence_variants",
     "sweep",
     "table_settings",
     "tune",
@@ -119,6 +131,11 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
     if len(set(config.seeds)) != len(config.seeds):
         raise ConfigError(f"config.seeds {tuple(config.seeds)} holds a seed twice")
     for name, least in (("epochs", 1), ("batch_size", 1), ("eval_every", 1), ("patience", 0)):
+        if config.train[name] < least and any(name in each.get("train", {}) for each in config.variants.values()):
+            raise ConfigError(
+                f"each of {', '.join(config.methods)} has its own train.{name}; train one at a time, put them side by "
+                f"side with launch/reproduce.py, or set --config.train.{name}"
+            )
         if config.train[name] < least:
             raise ConfigError(f"train.{name} is {config.train[name]}; it must be at least {least}")
     folder = pathlib.Path(workdir)
@@ -219,6 +236,8 @@ def _run_variant(
     runs = _runs(config, entry, dataset)
     method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs, on_accept=on_accept)
     started = time.perf_counter()
+    if history_of(method):
+        judge = make_judge(config, dataset, "test", history=history_of(method))
     scored = score(config, name, entry, method, fitted.state, dataset, judge)
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     scored = scored._replace(seconds=seconds, history=fitted.history)
@@ -401,5 +420,7 @@ def evaluate_scored(
         entry = config.variants[name]
         runs = _runs(config, entry, dataset)
         method, fitted = load(config, entry, dataset, folder, label=name, runs=runs)
+        if history_of(method):
+            judge = make_judge(config, dataset, "test", protocol, history=history_of(method))
         scored.append(score(config, name, entry, method, fitted.state, dataset, judge))
     return scored

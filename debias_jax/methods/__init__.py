@@ -31,6 +31,7 @@ from debias_jax.methods.mns import mns as mns
 from debias_jax.methods.mrdr import mrdr as mrdr
 from debias_jax.methods.multi_dr import multi_dr as multi_dr
 from debias_jax.methods.multi_ips import multi_ips as multi_ips
+from debias_jax.methods.next_item import next_item as next_item
 from debias_jax.methods.relmf import relmf as relmf
 from debias_jax.methods.sndr import sndr as sndr
 from debias_jax.methods.snips import snips as snips
@@ -73,6 +74,7 @@ __all__ = [
     "mrdr",
     "multi_dr",
     "multi_ips",
+    "next_item",
     "relmf",
     "sndr",
     "snips",

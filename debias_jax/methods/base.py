@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import jax.numpy as jnp
 
 from debias_jax.errors import ConfigError
+from debias_jax.methods.sequences import SequenceFrame
 from debias_jax.sampling import PairSet
 from debias_jax.types import Array, Key, Params, PyTree
 
@@ -94,7 +95,10 @@ class StepFn(Protocol):
 
 
 class PredictFn(Protocol):
-    """``(state, users, items) -> scores``: logits of relevance, broadcasting users against items."""
+    """``(state, users, items) -> scores``: logits of relevance, broadcasting users against items.
+
+    Of a method with ``frame`` the last argument is histories ``[B, l]``, users are ``[B]``, and scores ``[B, n_items]``.
+    """
 
     def __call__(self, state: TrainState, users: Array, items: Array) -> Array:
         """Scores pairs."""
@@ -110,6 +114,7 @@ class Method(NamedTuple):
         predict: see ``PredictFn``.
         hparams: name and default of every numeric hyperparameter.
         exposure: ``(state, data, users, items) -> probabilities``, the exposure estimate of methods that have one.
+        frame: of a method that reads histories, which samples it learns from; None for methods of pairs.
     """
 
     init: InitFn
@@ -118,6 +123,7 @@ class Method(NamedTuple):
     predict: PredictFn
     hparams: dict[str, float]
     exposure: Callable[[TrainState, TrainData, Array, Array], Array] | None = None
+    frame: SequenceFrame | None = None
 
 
 class PairBatch(NamedTuple):

@@ -22,7 +22,8 @@ from debias_jax.sampling.in_batch import (
     init_cache,
     update_cache,
 )
-from debias_jax.sampling.orders import epoch_batches
+from debias_jax.sampling.masking import cloze_mask
+from debias_jax.sampling.orders import epoch_batches, stratified_batches
 from debias_jax.sampling.pairs import PairSet, contains, find, pair_set, uniform_unseen_items
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "StreamingFrequency",
     "accidental_hits",
     "alias_table",
+    "cloze_mask",
     "contains",
     "epoch_batches",
     "find",
@@ -43,6 +45,7 @@ __all__ = [
     "log_frequency",
     "pair_set",
     "popularity_items",
+    "stratified_batches",
     "uniform_items",
     "uniform_pairs",
     "uniform_unseen_items",

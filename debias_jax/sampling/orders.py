@@ -1,6 +1,7 @@
 """Random orders, and an epoch cut into batches."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,48 @@ def epoch_batches(key: Key, n_rows: int, *, batch_size: int) -> tuple[Array, Arr
     slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
     shape = (steps, batch_size)
     return order[slots % n_rows].reshape(shape), (slots < n_rows).reshape(shape)
+
+
+def stratified_batches(key: Key, sizes: Sequence[int], *, batch_size: int) -> tuple[tuple[Array, Array], ...]:
+    """A random order of the rows of several strata, cut into batches that all hold the strata in the same shares.
+
+    Rows whose work differs (short and long sequences) may then be held in arrays of their own shape, while every batch
+    is still a sample of all rows. Each stratum is shuffled by itself and dealt out like cards, one stratum behind the
+    other, so that the sizes of two batches differ by one row at most.
+
+    Args:
+        key: PRNG key; use ``fold_in(run_key, epoch)``.
+        sizes: number of rows of each stratum; 0 is allowed, but not in all of them.
+        batch_size: rows a batch at most.
+
+    Returns:
+        For each stratum of s rows ``index`` int32 ``[steps, ceil(s / steps)]`` and ``where`` bool of the same shape,
+        ``steps = ceil(sum(sizes) / batch_size)``. Over the entries where ``where`` holds each row of the stratum occurs
+        exactly once; the other entries are in range too.
+
+    Raises:
+        ValueError: ``batch_size`` is not positive, a size is negative, or there is no row.
+
+    Example:
+        >>> import jax
+        >>> from debias_jax import sampling
+        >>> (short, _), (long, where) = sampling.stratified_batches(jax.random.key(0), (6, 3), batch_size=3)
+        >>> short.shape, long.shape, sorted(long[where].tolist())
+        ((3, 2), (3, 1), [0, 1, 2])
+    """
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"sizes must not be negative, got {tuple(sizes)}")
+    check_positive(n_rows=sum(sizes), batch_size=batch_size)
+    steps = -(-sum(sizes) // batch_size)
+    strata, dealt = [], 0
+    for number, size in enumerate(sizes):
+        width = -(-size // steps)
+        step = jnp.arange(steps, dtype=jnp.int32)[:, None]
+        rank = (step - dealt) % steps + steps * jnp.arange(width, dtype=jnp.int32)[None, :]
+        order = _random_order(jax.random.fold_in(key, number), size) if size else jnp.zeros(0, jnp.int32)
+        strata.append((order[rank % max(size, 1)], rank < size))
+        dealt += size
+    return tuple(strata)
 
 
 def _random_order(key: Key, n: int) -> Array:

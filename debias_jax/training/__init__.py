@@ -4,7 +4,11 @@ from debias_jax.training import early_stop as early_stop
 from debias_jax.training._programs import train_epochs as train_epochs
 from debias_jax.training.checkpoint import Checkpointer as Checkpointer
 from debias_jax.training.checkpoint import Restored as Restored
+from debias_jax.training.device_data import data_for as data_for
+from debias_jax.training.device_data import histories_of as histories_of
 from debias_jax.training.device_data import item_popularity as item_popularity
+from debias_jax.training.device_data import padded_histories as padded_histories
+from debias_jax.training.device_data import sequence_data as sequence_data
 from debias_jax.training.device_data import train_data as train_data
 from debias_jax.training.evaluation import EvalSet as EvalSet
 from debias_jax.training.evaluation import Evaluation as Evaluation
@@ -40,18 +44,22 @@ __all__ = [
     "TensorboardWriter",
     "build_eval_set",
     "check_finite",
+    "data_for",
     "early_stop",
     "environment",
     "evaluate",
     "fit",
     "fit_many",
+    "histories_of",
     "item_popularity",
     "load_many",
+    "padded_histories",
     "paired_t_test",
     "paired_user_bootstrap",
     "read_jsonl",
     "resolve_strategy",
     "run_key",
+    "sequence_data",
     "summarise",
     "train_data",
     "train_epochs",

@@ -1,12 +1,17 @@
 """A dataset's training part as device arrays."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 
 from debias_jax import sampling
+from debias_jax.data import sequences
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.errors import DataError
-from debias_jax.methods.base import TrainData
+from debias_jax.methods.base import Method, TrainData
+from debias_jax.methods.sequences import SampleSet, SequenceData, SequenceFrame
+from debias_jax.types import Array
 
 
 def item_popularity(clicked_items: np.ndarray, n_items: int, *, power: float = 0.5) -> np.ndarray:
@@ -67,3 +72,91 @@ def train_data(dataset: Dataset) -> TrainData:
         exposed_items=column("items", np.int32),
         exposed_labels=column("labels", np.float32),
     )
+
+
+def data_for(method: Method, dataset: Dataset) -> TrainData | SequenceData:
+    """What a method learns from: ``sequence_data`` for one that reads histories, else ``train_data``."""
+    return train_data(dataset) if method.frame is None else sequence_data(dataset, method.frame)
+
+
+def sequence_data(dataset: Dataset, frame: SequenceFrame) -> SequenceData:
+    """The training histories, and the samples that a method takes from them.
+
+    Args:
+        dataset: its ``train`` rows with a positive label are the events, in the order of their timestamps, of rows
+            where there are none.
+        frame: ``method.frame``.
+
+    Returns:
+        The training data on the default device.
+
+    Raises:
+        DataError: there is no sample, as no user has enough events.
+
+    Example:
+        >>> from debias_jax import data, training
+        >>> from debias_jax.methods.sequences import SequenceFrame
+        >>> log = data.synthetic_sequences.generate(seed=0, n_users=20, n_items=12)
+        >>> found = training.sequence_data(log, SequenceFrame("windows", 8, (4, 8)))
+        >>> sum(len(each.ends) for each in found.samples)
+        20
+    """
+    events = dataset.train.positives
+    histories = sequences.histories(events)
+    if frame.samples == "windows":
+        samples = sequences.windows(histories, max_len=frame.max_len)
+    elif frame.samples == "cloze":
+        samples = sequences.cloze(histories, max_len=frame.max_len)
+    elif frame.samples == "events":
+        ends = np.arange(len(histories.items), dtype=np.int32)
+        users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), np.diff(histories.indptr))
+        samples = sequences.Samples(users, ends, ends)
+    else:
+        first_cut = frame.max_len if frame.truncate else None
+        samples = sequences.prefixes(
+            histories, max_len=frame.max_len, first_cut=first_cut, min_items=frame.min_items
+        )
+    if not len(samples.ends):
+        raise DataError(
+            f"{dataset.name}: no user has the events that a sample of kind {frame.samples!r} takes; there are "
+            f"{len(events)} training events of {dataset.n_users} users"
+        )
+    lengths = samples.ends - samples.starts + (1 if frame.samples in ("cloze", "events") else 0)
+    buckets = sequences.bucketed(samples, lengths=lengths, edges=frame.edges)
+    return SequenceData(
+        items=jnp.asarray(histories.items, jnp.int32),
+        samples=tuple(SampleSet(*map(jnp.asarray, bucket)) for bucket in buckets),
+        seen=sampling.pair_set(events.users, events.items, n_users=dataset.n_users),
+        counts=jnp.asarray(np.bincount(events.items, minlength=dataset.n_items), jnp.float32),
+    )
+
+
+def histories_of(events: Interactions, users: Sequence[int], *, length: int) -> Array:
+    """The last events of some users, as models of histories read them.
+
+    Args:
+        events: rows with a positive label count, in the order of their timestamps or else of the rows.
+        users: codes.
+        length: slots.
+
+    Returns:
+        int32 ``[len(users), length]``, the newest item last, padded on the left with ``n_items``.
+
+    Example:
+        >>> rows = Interactions(np.array([0, 0, 1]), np.array([2, 0, 1]), np.ones(3), 3, 3)
+        >>> histories_of(rows, [0, 1, 2], length=3).tolist()
+        [[3, 2, 0], [3, 3, 1], [3, 3, 3]]
+    """
+    return jnp.asarray(padded_histories(*sequences.histories(events.positives), users, length, fill=events.n_items))
+
+
+def padded_histories(
+    indptr: np.ndarray, items: np.ndarray, users: Sequence[int], length: int, *, fill: int
+) -> np.ndarray:
+    """``histories_of`` of histories ``items[indptr[u] : indptr[u + 1]]``, on the host."""
+    users = np.asarray(users, np.int64)
+    slots = indptr[users + 1][:, None] - length + np.arange(length)[None, :]
+    inside = slots >= indptr[users][:, None]
+    padded = np.full(slots.shape, fill, np.int32)
+    padded[inside] = items[slots[inside]]
+    return padded

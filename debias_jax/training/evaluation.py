@@ -11,7 +11,7 @@ from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
 from debias_jax.methods.base import PredictFn, TrainState
 from debias_jax.metrics.protocol import POOLED, EvalProtocol, parse_metric
-from debias_jax.training.device_data import item_popularity
+from debias_jax.training.device_data import histories_of, item_popularity
 from debias_jax.types import Array
 
 _CHUNK_SCORES = 2**22
@@ -30,6 +30,8 @@ class EvalSet(NamedTuple):
         seen: int32 ``[E, S]``, items that a catalogue ranking leaves out, padded with ``n_items``; S = 0
             otherwise.
         propensity: float32 ``[n_items]``, for SNIPS; its length is the size of the catalogue.
+        histories: int32 ``[E, l]``, what a method that reads histories is given, the newest item last and padded on
+            the left with ``n_items``; l = 0 for methods of pairs.
     """
 
     users: Array
@@ -38,6 +40,7 @@ class EvalSet(NamedTuple):
     where: Array
     seen: Array
     propensity: Array
+    histories: Array
 
 
 class Evaluation(NamedTuple):
@@ -64,6 +67,7 @@ def build_eval_set(
     *,
     popularity: np.ndarray | None = None,
     candidates: Interactions | None = None,
+    history: int = 0,
 ) -> EvalSet:
     """Lays out an evaluation on the host.
 
@@ -76,6 +80,7 @@ def build_eval_set(
         popularity: ``[n_items]``, item propensities for SNIPS up to a common factor; None takes
             theta_i = (c_i / max_j c_j)^(1/2) over the training positives.
         candidates: for ``candidates="given"``, rows whose pairs are ranked; their labels are not read.
+        history: for a method that reads histories, how many of the last training clicks it is given.
 
     Returns:
         The evaluation set.
@@ -97,6 +102,11 @@ def build_eval_set(
         raise ConfigError(
             f"protocol {protocol.name} has candidates={protocol.candidates!r}; "
             "a candidate list goes with 'given', and with nothing else"
+        )
+    if history and protocol.candidates != "catalogue":
+        raise ConfigError(
+            f"protocol {protocol.name} ranks candidates={protocol.candidates!r}, and a method that reads histories "
+            "scores the whole catalogue; take 'leave_one_out', or another protocol of the catalogue"
         )
     for name, rows in (("train", train), ("candidates", candidates)):
         if rows is not None and (rows.n_users, rows.n_items) != (test.n_users, test.n_items):
@@ -146,6 +156,7 @@ def build_eval_set(
         where=jnp.asarray(where),
         seen=jnp.asarray(seen_items, jnp.int32),
         propensity=jnp.asarray(_propensity(popularity, clicks)),
+        histories=histories_of(clicks, users, length=history),
     )
 
 
@@ -163,7 +174,8 @@ def evaluate(
 
     Args:
         protocol: the one that ``eval_set`` was built with.
-        predict: ``(state, users [c, 1], items [c, C] or [1, n_items]) -> scores``, broadcasting.
+        predict: ``(state, users [c, 1], items [c, C] or [1, n_items]) -> scores``, broadcasting; where the evaluation
+            set has histories, ``(state, users [c], histories [c, l]) -> scores [c, n_items]``.
         state: what ``predict`` reads.
         eval_set: from ``build_eval_set``.
         chunk: users that are scored at once; None for as many as make four million scores.
@@ -193,14 +205,16 @@ def evaluate(
     n_chunks = -(-n_users // chunk)
 
     def one_chunk(rows):
-        users, items, labels, where, seen = rows
+        users, items, labels, where, seen, histories = rows
         if catalogue:
             items, labels, where = _catalogue(items, labels, where, seen, n_items)
-        scores = jnp.asarray(predict(state, users[:, None], items), jnp.float32)
+        asked = (users, histories) if histories.shape[1] else (users[:, None], items)
+        scores = jnp.asarray(predict(state, *asked), jnp.float32)
         if scores.shape != where.shape:
             raise ValueError(
-                f"predict returned {scores.shape} for users {users[:, None].shape} and items {items.shape}; "
-                f"it must broadcast them to {where.shape}"
+                f"predict returned {scores.shape} for users {asked[0].shape} and "
+                f"{'histories' if histories.shape[1] else 'items'} {asked[1].shape}; it must broadcast them to "
+                f"{where.shape}"
             )
         propensity = jnp.broadcast_to(eval_set.propensity[items], where.shape)
         values, counted = metrics.user_metrics(protocol, scores, labels, propensity=propensity, where=where)
@@ -212,7 +226,14 @@ def evaluate(
         filled = jnp.pad(leaf, [(0, n_chunks * chunk - n_users)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
         return filled.reshape(n_chunks, chunk, *leaf.shape[1:])
 
-    rows = (eval_set.users, eval_set.items, eval_set.labels, eval_set.where, eval_set.seen)
+    rows = (
+        eval_set.users,
+        eval_set.items,
+        eval_set.labels,
+        eval_set.where,
+        eval_set.seen,
+        eval_set.histories,
+    )
     values, counted, finite, scores = jax.tree.map(
         lambda leaf: leaf if leaf.ndim == 1 else leaf.reshape(n_chunks * chunk, *leaf.shape[2:])[:n_users],
         jax.lax.map(one_chunk, jax.tree.map(chunked, rows)),
