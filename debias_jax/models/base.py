@@ -36,8 +36,22 @@ class ApplyFn(Protocol):
         """Evaluates the model."""
 
 
+class EncodeFn(Protocol):
+    """``(params, history, users=None, *, key=None) -> [B, l, d]``; without a key there is no dropout."""
+
+    def __call__(
+        self, params: Params, history: Array, users: Array | None = None, *, key: Key | None = None
+    ) -> Array:
+        """Encodes histories."""
+
+
 class Model(NamedTuple):
     """A model: ``init`` and ``apply``, both safe under jit, vmap and grad.
+
+    A model of pairs has ``apply(params, users, items)``. A model of sequences has ``apply(params, history, users=None,
+    *, key=None) -> [B, n_items]``, the scores of the next item, and the fields from ``encode`` on. Its histories are
+    int32 ``[B, l]`` of any static ``1 <= l <= max_len``, with the newest item in the last slot and the pad id
+    ``n_items`` on the left; nothing depends on ``l`` as long as the history fits.
 
     Attributes:
         init: see ``InitFn``; float32 parameters as nested dicts with string keys.
@@ -45,12 +59,24 @@ class Model(NamedTuple):
         user_tower: ``(params, users) -> [..., d]`` of a model whose score of a pair is an inner product, biases and
             temperature included; None for others.
         item_tower: likewise, ``(params, items) -> [..., d]``: what an index of nearest neighbours holds.
+        encode: see ``EncodeFn``; the vectors whose inner products with ``item_tower`` score the item after each slot
+            (at each slot, of a model with a ``mask_id``). ``[B, 1, d]`` of a model that scores after the last slot
+            only.
+        output_table: ``(params) -> [n_items, d]``, what ``item_tower`` gives for every item.
+        max_len: the longest history.
+        mask_id: the id that stands for an item to be guessed; None for models that read from left to right.
+        uses_users: whether ``encode`` needs users.
     """
 
     init: InitFn
     apply: ApplyFn
     user_tower: Callable[[Params, Array], Array] | None = None
     item_tower: Callable[[Params, Array], Array] | None = None
+    encode: EncodeFn | None = None
+    output_table: Callable[[Params], Array] | None = None
+    max_len: int | None = None
+    mask_id: int | None = None
+    uses_users: bool = False
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
@@ -82,6 +108,30 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         >>> model.apply(params, jnp.ones((4, 3))).shape
         (4, 2)
     """
+    init, (apply,) = pure_methods(make, "__call__")
+    return Model(init, apply)
+
+
+def pure_methods(make: Callable[[nnx.Rngs], nnx.Module], *names: str) -> tuple[InitFn, tuple[ApplyFn, ...]]:
+    """Turns an NNX module into pure functions: one that draws its parameters, and one for each named method.
+
+    Args:
+        make: see ``from_nnx``.
+        *names: methods; those with an argument ``rngs`` get a generator from ``key``, the others ignore it.
+
+    Returns:
+        ``init``, and ``(params, *inputs, key=None) -> output`` of each method.
+
+    Raises:
+        TypeError: the module keeps state that is not a parameter.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> init, (row,) = pure_methods(lambda rngs: nnx.Embed(3, 2, rngs=rngs), "__call__")
+        >>> row(init(jax.random.key(0)), jax.numpy.asarray([2, 0])).shape
+        (2, 2)
+    """
     template = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     graphdef, declared, other = nnx.split(template, nnx.Param, ...)
     if extra := sorted("/".join(map(str, path)) for path, _ in nnx.to_flat_state(other)):
@@ -91,7 +141,6 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         )
     # Layers in a list have integer keys in flax; files and optimiser labels want strings.
     paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(declared)}
-    takes_rngs = callable(template) and "rngs" in inspect.signature(template.__call__).parameters
 
     def init(key: Key) -> Params:
         drawn = dict(nnx.to_flat_state(nnx.state(make(nnx.Rngs(key)), nnx.Param)))
@@ -101,21 +150,27 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
             sep="/",
         )
 
-    def apply(params: Params, *inputs: Array, key: Key | None = None) -> Array:
-        given = traverse_util.flatten_dict(params, sep="/")
-        if given.keys() != paths.keys():
-            raise ValueError(
-                f"params do not fit {type(template).__name__}: "
-                f"missing {sorted(paths.keys() - given.keys())}, "
-                f"unknown {sorted(given.keys() - paths.keys())}"
-            )
-        state = traverse_util.unflatten_dict({path: given[name] for name, path in paths.items()})
-        module = nnx.merge(graphdef, state)
-        if not takes_rngs:
-            return module(*inputs)
-        return module(*inputs, rngs=None if key is None else nnx.Rngs(key))
+    def method(name: str) -> ApplyFn:
+        function = getattr(template, name, None)
+        takes_rngs = callable(function) and "rngs" in inspect.signature(function).parameters
 
-    return Model(init, apply)
+        def apply(params: Params, *inputs: Array, key: Key | None = None) -> Array:
+            given = traverse_util.flatten_dict(params, sep="/")
+            if given.keys() != paths.keys():
+                raise ValueError(
+                    f"params do not fit {type(template).__name__}: "
+                    f"missing {sorted(paths.keys() - given.keys())}, "
+                    f"unknown {sorted(given.keys() - paths.keys())}"
+                )
+            state = traverse_util.unflatten_dict({path: given[name] for name, path in paths.items()})
+            bound = getattr(nnx.merge(graphdef, state), name)
+            if not takes_rngs:
+                return bound(*inputs)
+            return bound(*inputs, rngs=None if key is None else nnx.Rngs(key))
+
+        return apply
+
+    return init, tuple(method(name) for name in names)
 
 
 def lookup(table: Array, ids: Array) -> Array:

@@ -66,7 +66,11 @@ def mf(n_users: int, n_items: int, *, dim: int, bias: bool = False, init_scale: 
         vectors = lookup(params["item"], items)
         return with_bias(vectors, lookup(params["item_bias"], items), first=False) if bias else vectors
 
-    return model._replace(user_tower=user_tower, item_tower=item_tower)
+    def output_table(params: Params) -> Array:
+        vectors = params["item"]
+        return with_bias(vectors, params["item_bias"], first=False) if bias else vectors
+
+    return model._replace(user_tower=user_tower, item_tower=item_tower, output_table=output_table)
 
 
 def item_vectors(params: Params, items: Array) -> Array:

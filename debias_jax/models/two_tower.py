@@ -130,7 +130,10 @@ def two_tower(
         vectors = items_of(params, items)
         return with_bias(vectors, lookup(params["item_bias"], items), first=False) if bias else vectors
 
-    return Model(template.init, apply, user_tower, item_tower)
+    def output_table(params: Params) -> Array:
+        return item_tower(params, jnp.arange(n_items))
+
+    return Model(template.init, apply, user_tower, item_tower, output_table=output_table)
 
 
 class _Tower(nnx.Module):
