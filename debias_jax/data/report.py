@@ -158,7 +158,7 @@ def summarise(
         parts["context"] = dataset.context
     if dataset.probably_exposed is not None:
         parts["probably exposed"] = dataset.probably_exposed
-    repeats = {name: len(rows) - len(np.unique(rows.pair_keys)) for name, rows in parts.items()}
+    repeats = {name: rows.n_repeats for name, rows in parts.items()}
     return Report(
         name=dataset.name,
         users=dataset.n_users,

@@ -65,7 +65,8 @@ def test_a_user_of_three_events_stays_in_training():
     split = sequences.leave_one_out(as_dataset(log_of(triples)))
     assert events(split, "train") == [(0, 0, 0), (0, 1, 1), *triples[4:]]
     assert (events(split, "validation"), events(split, "test")) == ([(0, 2, 2)], [(0, 3, 3)])
-    assert "of each of 1 users" in split.notes[0] and "1 users of fewer than 4 events" in split.notes[0]
+    assert split.notes[0] == "leave one out: the last events of each of 1 users, 1 for validation, 1 for test"
+    assert split.notes[2] == "1 users of fewer than 4 events are in training only"
 
 
 def test_the_rows_of_a_log_without_times_are_its_order():
@@ -81,11 +82,11 @@ def test_ties_and_repeats_are_said():
     split = sequences.leave_one_out(as_dataset(log_of(triples)))
     tied, repeats = split.notes[-2:]
     assert tied.startswith("of 1 users a held-out event has the time of the one before")
-    assert repeats.startswith("1 events repeat an earlier (user, item) pair: rank with mask_seen='none'")
+    assert repeats.startswith("1 events repeat an earlier pair: rank with mask_seen='none'")
     assert events(split, "test") == [(0, 0, 3), (1, 3, 3)]
     # The pair stands in two parts, which the training part alone does not show.
     assert not sequences.has_repeats(split.train)
-    assert sequences.has_repeats(split.log("validation", "test"))
+    assert sequences.has_repeats(split)
     assert summarise(split).overlaps == {"train and test": 1}
 
 
@@ -140,10 +141,16 @@ def test_global_time_split(targets, validation, test, context, before, shuffled,
     assert (known_before(split, "validation"), known_before(split, "test")) == before
     assert (split.users.ids, split.items.ids) == (("0", "1", "2"), ("0", "1", "2", "3"))
     assert split.held_out == ("validation", "test")
-    assert "validation: 5 events from time 6, of which 1 of users or items" in split.notes[0]
-    assert f"dropped; the {targets} of each of 2 users" in split.notes[0]
-    assert "test: 5 events from time 9, of which 2 of users or items" in split.notes[1]
-    assert split.notes[2].startswith(f"{len(context)} events between are context of a later target, ")
+    unused = 8 - len(context) - 4 - 1
+    assert split.notes == (
+        f"validation: 5 events from time 6, the {targets} of each of 2 users is the target",
+        "validation: 1 events of users or items without a training event dropped",
+        f"test: 5 events from time 9, the {targets} of each of 2 users is the target",
+        "test: 2 events of users or items without a training event dropped",
+        f"{len(context)} events between are context of a later target, {unused} after a target unused",
+        "3 events repeat an earlier pair: rank with mask_seen='none', a target may have been seen",
+    )
+    assert sequences.has_repeats(split)
     assert [part.name for part in summarise(split).parts] == ["train", "validation", "test", "context"]
 
 
@@ -174,6 +181,16 @@ def test_an_event_at_the_time_of_a_target_is_not_known_before_it():
     assert events(split, "test") == [(0, 2, 6)]
     assert known_before(split, "test") == {0: [0, 1, 2, 1]}
     assert split.validation is None and split.held_out == ("test",)
+
+
+def test_a_repeat_may_stand_in_the_context():
+    triples = [(0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 3), (1, 2, 1), (1, 3, 1), (0, 3, 4), (0, 2, 4)]
+    split = sequences.global_time_split(as_dataset(log_of(triples)), validation=2 / 8, test=2 / 8)
+    assert (events(split, "validation"), events(split, "test")) == ([(0, 2, 3)], [(0, 3, 4)])
+    # The target was seen in between, which the parts alone do not show.
+    assert known_before(split, "test")[0][-1] == 3
+    assert not sequences.has_repeats(split.log("validation", "test"))
+    assert sequences.has_repeats(split)
 
 
 def test_features_follow_the_users_and_items_that_stay():

@@ -72,7 +72,7 @@ def histories_before(dataset: Dataset, part: str) -> Histories:
         part: "validation" or "test".
 
     Returns:
-        The histories of all users, also of those without a target.
+        The histories of all ``n_users`` users; of one without a target what is known anyway.
 
     Raises:
         ConfigError: the dataset has no such part.
@@ -98,23 +98,21 @@ def histories_before(dataset: Dataset, part: str) -> Histories:
     return histories(log)
 
 
-def n_repeats(interactions: Interactions) -> int:
-    """Number of rows whose (user, item) pair an earlier row has."""
-    return len(interactions) - len(np.unique(interactions.pair_keys))
-
-
-def has_repeats(interactions: Interactions) -> bool:
+def has_repeats(log: Interactions | Dataset) -> bool:
     """Whether a (user, item) pair occurs more than once.
 
     It decides what a next-item protocol leaves out: without repeats the items of a history are no candidates
     (``mask_seen="rows"``); with repeats they must stay (``mask_seen="none"``), as a target may be among them.
 
     Args:
-        interactions: the whole log; after a split that is ``dataset.log("validation", "test")``, as a repeat may
-            stand in two parts.
+        log: rows, or a dataset: then of its training rows, those held out of the log and the context together, as a
+            repeat may stand in two parts.
 
     >>> log = Interactions(np.array([0, 0, 1]), np.array([3, 3, 3]), np.ones(3), 2, 4)
     >>> has_repeats(log), has_repeats(log.take([1, 2]))
     (True, False)
     """
-    return n_repeats(interactions) > 0
+    if isinstance(log, Dataset):
+        rows, context = log.log("validation", "test"), log.context
+        log = rows if context is None else concatenate(rows, context)
+    return log.n_repeats > 0

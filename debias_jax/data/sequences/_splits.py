@@ -4,7 +4,7 @@ import numpy as np
 
 from debias_jax.data._settings import check_choice, check_integer, check_number
 from debias_jax.data.core import keep_ids
-from debias_jax.data.sequences._histories import n_repeats, time_order
+from debias_jax.data.sequences._histories import time_order
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.errors import ConfigError, DataError
 
@@ -57,12 +57,16 @@ def leave_one_out(dataset: Dataset, *, validation: int = 1, test: int = 1, min_t
     from_end[order] = np.repeat(indptr[1:], sizes) - 1 - np.arange(len(log))
     held = scored[log.users] & (from_end < validation + test)
     in_test = held & (from_end < test)
+    held_parts = ", ".join(f"{count} for {name}" for name, count in shares.items() if count)
     notes = [
-        f"leave one out: {_events(test)} of each of {scored.sum():,} users for test, {_events(validation)} before for "
-        f"validation; {(sizes > 0).sum() - scored.sum():,} users of fewer than {validation + test + min_train} events "
-        "are in training only",
+        f"leave one out: the last events of each of {scored.sum():,} users, {held_parts}",
         f"{len(log):,} events in histories of {sizes[sizes > 0].mean():.1f} on average, {sizes.max()} at most",
     ]
+    n_short = (sizes > 0).sum() - scored.sum()
+    if n_short:
+        notes.append(
+            f"{n_short:,} users of fewer than {validation + test + min_train} events are in training only"
+        )
     if log.timestamps is None:
         notes.append("no timestamps: the order of the rows is the order of time")
     else:
@@ -73,8 +77,7 @@ def leave_one_out(dataset: Dataset, *, validation: int = 1, test: int = 1, min_t
             tied[scored] |= times[position] == times[position - 1]
         if tied.any():
             notes.append(
-                f"of {tied.sum():,} users a held-out event has the time of the one before, and follows it by the order "
-                "of the rows"
+                f"of {tied.sum():,} users a held-out event has the time of the one before: the rows' order decides"
             )
     return dataset.replace(
         train=log.take(~held),
@@ -161,10 +164,12 @@ def global_time_split(
             )
         since = log.timestamps[part == code].min()
         notes.append(
-            f"{name}: {(part == code).sum():,} events from time {since}, of which {((part == code) & ~known).sum():,} "
-            f"of users or items without a training event dropped; the {targets} of each of {len(rows[name]):,} users "
-            "is the target"
+            f"{name}: {(part == code).sum():,} events from time {since}, the {targets} of each of {len(rows[name]):,} "
+            "users is the target"
         )
+        unknown = ((part == code) & ~known).sum()
+        if unknown:
+            notes.append(f"{name}: {unknown:,} events of users or items without a training event dropped")
     latest = np.full(log.n_users, np.iinfo(np.int64).min)
     np.maximum.at(latest, log.users[target], log.timestamps[target])
     context = (part > 0) & known & ~target & (log.timestamps < latest[log.users])
@@ -215,15 +220,10 @@ def _parts_by_time(name: str, times: np.ndarray, shares: dict[str, float]) -> np
     return part
 
 
-def _events(count: int) -> str:
-    return "the last event" if count == 1 else f"the last {count} events"
-
-
 def _repeats_note(log: Interactions) -> tuple[str, ...]:
-    repeats = n_repeats(log)
+    repeats = log.n_repeats
     if not repeats:
         return ()
     return (
-        f"{repeats:,} events repeat an earlier (user, item) pair: rank with mask_seen='none', a target may be an item "
-        "that was seen",
+        f"{repeats:,} events repeat an earlier pair: rank with mask_seen='none', a target may have been seen",
     )
