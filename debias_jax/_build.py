@@ -27,6 +27,7 @@ def ml_100k_implicit(path: str, *, min_user_rows: int = 10, min_item_rows: int =
 
 
 DATASETS = {
+    "beauty": data.beauty.load,
     "coat": data.coat.load,
     "coat_fixed_split": data.coat.load_fixed_split,
     "gowalla": data.gowalla.load,
@@ -34,13 +35,20 @@ DATASETS = {
     "ml_100k": data.movielens.load_100k,
     "ml_100k_implicit": ml_100k_implicit,
     "ml_100k_sim": _complete.load_ml_100k_sim,
+    "ml_1m": data.ml_1m.load,
     "own": data.frame.read,
-    "synthetic": None,
+    "sequences": data.sequences.load,
+    "synthetic": data.synthetic.generate,
+    "synthetic_sequences": data.synthetic_sequences.generate,
     "yahoo_r3": data.yahoo_r3.load,
 }
-"""Readers by ``config.data.name``; ``synthetic`` is generated from ``config.data.options``."""
+"""Readers by ``config.data.name``, and the generators of ``GENERATED``."""
+
+GENERATED = ("synthetic", "synthetic_sequences")
+"""Datasets that are made from ``config.data.options`` and have no path."""
 
 FOLDERS = {
+    "beauty": "beauty",
     "coat": "coat",
     "coat_fixed_split": "coat",
     "gowalla": "gowalla",
@@ -48,6 +56,7 @@ FOLDERS = {
     "ml_100k": "ml-100k",
     "ml_100k_implicit": "ml-100k",
     "ml_100k_sim": "ml-100k",
+    "ml_1m": "ml-1m",
     "yahoo_r3": "yahoo-r3",
 }
 """Where each dataset lies below ``DEBIAS_DATA_DIR``."""
@@ -124,6 +133,8 @@ def subsample(dataset: Dataset, *, fraction: float, seed: int = 2024) -> Dataset
 
 SPLITS = {
     "biif": data.splits.biif,
+    "global_time": data.sequences.global_time_split,
+    "leave_one_out": data.sequences.leave_one_out,
     "random": data.splits.random_split,
     "random_test_then_biif": random_test_then_biif,
     "random_where_missing": random_where_missing,
@@ -146,8 +157,8 @@ def load_dataset(config: ConfigDict) -> tuple[Dataset, data.Report]:
     reader = choose("dataset", settings.name, DATASETS)
     # A flag cannot say None: --config.data.options.label= takes back a column that the config names.
     options = {name: None if value == "" else value for name, value in settings.options.items()}
-    if settings.name == "synthetic":
-        dataset = _call(data.synthetic.generate, options, "data.options")
+    if settings.name in GENERATED:
+        dataset = _call(reader, options, "data.options")
     else:
         path = settings.path
         if not path and settings.name in FOLDERS and os.environ.get("DEBIAS_DATA_DIR"):

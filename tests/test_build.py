@@ -75,6 +75,30 @@ class TestModels:
         assert found == _built("ips").hparams
 
 
+class TestReaders:
+    def test_sequences_of_the_user(self, tmp_path):
+        (tmp_path / "sequences.txt").write_text("ann tea jam tea ham\nbob jam ham\n", encoding="utf-8")
+        config = _config_of("mf", split={"name": "leave_one_out"})
+        config.data.name, config.data.path = "sequences", str(tmp_path)
+        with config.data.unlocked():
+            config.data.options = {"name": "shop"}
+        dataset, report = experiment.load_dataset(config)
+        assert dataset.items.decode(dataset.test.items) == ["ham"]
+        assert (report.name, report.part("train").rows, report.overlaps) == (
+            "shop",
+            4,
+            {"train and validation": 1},
+        )
+
+    @pytest.mark.parametrize(("name", "n_users"), [("beauty", 22_363), ("ml_1m", 6_040)])
+    def test_published_sequences_are_found_by_name(self, data_dir, name, n_users):
+        config = _config_of("mf")
+        config.data.name = name
+        with config.data.unlocked():
+            config.data.options = {}
+        assert experiment.load_dataset(config)[0].n_users == n_users
+
+
 class TestSplits:
     def test_subsample_thins_training_and_leaves_the_other_parts(self):
         whole, _ = experiment.load_dataset(_config_of("mf"))
@@ -106,6 +130,27 @@ class TestSplits:
         with pytest.raises(DataError, match=r"for a validation share of 0.1; .*data.split.per_user=False"):
             _build.random_where_missing(short)
         assert len(_build.random_where_missing(short, per_user=False).validation) == round(len(first) / 10)
+
+    @pytest.mark.parametrize(
+        ("split", "parts"),
+        [
+            ({"name": "leave_one_out"}, ("validation", "test")),
+            ({"name": "leave_one_out", "validation": 0}, ("test",)),
+            ({"name": "global_time", "targets": "last"}, ("validation", "test")),
+        ],
+    )
+    def test_event_logs_are_split_by_time(self, split, parts):
+        config = _config_of("mf", split=split)
+        config.data.name = "synthetic_sequences"
+        with config.data.unlocked():
+            config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "timestamps": True}
+        dataset, report = experiment.load_dataset(config)
+        assert dataset.held_out == parts and report.part("test").rows == report.part("test").users
+        assert (dataset.context is None) == (split["name"] == "leave_one_out")
+        with config.data.unlocked():
+            config.data.options = {"repeat": True}
+        with pytest.raises(ConfigError, match=r"data.options.repeat; did you mean 'repeats'"):
+            experiment.load_dataset(config)
 
     @pytest.mark.parametrize(
         ("split", "parts"),

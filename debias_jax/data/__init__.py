@@ -1,20 +1,26 @@
-"""Data in numpy: published datasets, the user's own files, a simulator with known truth, and splits.
+"""Data in numpy: published datasets, the user's own files, simulators with known truth, sequences, and splits.
 
 Every reader returns a ``Dataset``: integer-coded ``Interactions`` for training, validation and test, with the
 vocabularies that lead back to raw ids. ``summarise(dataset)`` says what is in it. Nothing here
 imports jax.
 """
 
+from debias_jax.data import beauty as beauty
 from debias_jax.data import coat as coat
+from debias_jax.data import core as core
 from debias_jax.data import frame as frame
 from debias_jax.data import gowalla as gowalla
 from debias_jax.data import implicit as implicit
 from debias_jax.data import kuairec as kuairec
+from debias_jax.data import ml_1m as ml_1m
 from debias_jax.data import movielens as movielens
 from debias_jax.data import semi_synthetic as semi_synthetic
+from debias_jax.data import sequences as sequences
 from debias_jax.data import splits as splits
 from debias_jax.data import synthetic as synthetic
+from debias_jax.data import synthetic_sequences as synthetic_sequences
 from debias_jax.data import yahoo_r3 as yahoo_r3
+from debias_jax.data.core import k_core as k_core
 from debias_jax.data.report import PartSummary as PartSummary
 from debias_jax.data.report import Report as Report
 from debias_jax.data.report import summarise as summarise
@@ -31,16 +37,22 @@ __all__ = [
     "Report",
     "Truth",
     "Vocabulary",
+    "beauty",
     "coat",
     "concatenate",
+    "core",
     "frame",
     "gowalla",
     "implicit",
+    "k_core",
     "kuairec",
+    "ml_1m",
     "movielens",
     "semi_synthetic",
+    "sequences",
     "splits",
     "summarise",
     "synthetic",
+    "synthetic_sequences",
     "yahoo_r3",
 ]

@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import pathlib
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
@@ -53,7 +55,7 @@ def open_text(path: pathlib.Path, *, errors: str = "strict") -> Iterator[TextIO]
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def find_file(folder: str | pathlib.Path, names: Sequence[str], source: Source) -> pathlib.Path:
+def find_file(folder: str | pathlib.Path, names: Sequence[str], source: Source | str) -> pathlib.Path:
     """The first of ``names`` (or ``name.gz``) in ``folder``; where ``folder`` is a file, that file.
 
     Raises:
@@ -75,12 +77,60 @@ def find_file(folder: str | pathlib.Path, names: Sequence[str], source: Source) 
     raise DataError(f"{missing} (or the same with .gz). {source}")
 
 
-def _lines(path: pathlib.Path) -> list[str]:
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a text file; blank ones at its end are none.
+
+    Raises:
+        DataError: there are no others, or the file cannot be read.
+    """
     with open_text(path) as file:
         lines = file.read().replace("\r\n", "\n").rstrip("\n").split("\n")
     if lines == [""]:
         raise DataError(f"{path} is empty")
     return lines
+
+
+def read_arrays(file: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Named arrays of an npz file.
+
+    Raises:
+        DataError: the file is no npz file, or lacks one of them.
+    """
+    try:
+        # Opened here, as numpy leaves a torn archive open; a lone array is no context and a TypeError.
+        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} is not an npz file with the arrays {', '.join(names)}: {error}") from error
+
+
+def read_rows(
+    file: pathlib.Path, arrays: dict[str, np.ndarray], indptr: str, items: str, *, n_items: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Users and items, int64 ``[n]``, of items that lie user after user, ``indptr[u]:indptr[u + 1]`` user ``u``'s.
+
+    Args:
+        file: for messages.
+        arrays: of ``read_arrays``.
+        indptr: name of the array of ``n_users + 1`` bounds.
+        items: name of the array of items.
+        n_items: items must be below it.
+
+    Raises:
+        DataError: an array is not one of integers, the bounds do not fit, or an item is out of range.
+    """
+    for name in (indptr, items):
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind not in "iu":
+            raise DataError(
+                f"{file}: {name} must be one row of integers, got {arrays[name].dtype} {arrays[name].shape}"
+            )
+    bounds, codes = arrays[indptr].astype(np.int64), arrays[items].astype(np.int64)
+    sizes = np.diff(bounds)
+    if not bounds.size or bounds[0] != 0 or (sizes < 0).any() or bounds[-1] != len(codes):
+        raise DataError(f"{file}: {indptr} does not cut the {len(codes):,} {items} into users")
+    if ((codes < 0) | (codes >= n_items)).any():
+        raise DataError(f"{file}: {items} are not all in [0, {n_items})")
+    return np.repeat(np.arange(len(sizes)), sizes), codes
 
 
 def read_matrix(path: pathlib.Path, *, shape: tuple[int, int], low: int, high: int) -> np.ndarray:
@@ -89,7 +139,7 @@ def read_matrix(path: pathlib.Path, *, shape: tuple[int, int], low: int, high: i
     Raises:
         DataError: the shape differs, or a cell is no integer in the range.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     if len(lines) != shape[0]:
         raise DataError(f"{path} has {len(lines)} lines, expected {shape[0]}")
     allowed = {str(value): value for value in range(low, high + 1)}
@@ -174,7 +224,7 @@ def read_integers(
     Raises:
         DataError: the header differs, or a line does not hold one integer a column.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     if header is not None:
         if lines[0].split(separator) != list(header):
             raise DataError(f"{path}:1: the header is {lines[0]!r}, expected {separator.join(header)!r}")

@@ -7,13 +7,14 @@ import numpy as np
 
 from debias_jax.data._delimited import LINE, Delimited, Parquet, open_table
 from debias_jax.data._settings import check_choice, check_number
+from debias_jax.data.core import k_core
 from debias_jax.data.report import Report, summarise
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import ConfigError, DataError, require_extra
 
 SPLITS = ("train", "validation", "test")
-DUPLICATES = ("error", "first", "last", "mean", "max")
+DUPLICATES = ("error", "keep", "first", "last", "mean", "max")
 
 _NUMBERS = ("label", "rating", "timestamp", "propensity")
 _FLAGS = {
@@ -37,6 +38,8 @@ def read(
     threshold: float | None = None,
     duplicates: str = "error",
     on_bad_rows: str = "error",
+    min_user_rows: int = 0,
+    min_item_rows: int = 0,
     separator: str | None = None,
     name: str | None = None,
 ) -> tuple[Dataset, Report]:
@@ -67,11 +70,13 @@ def read(
         propensity: column of probabilities that the pair was observed, in (0, 1].
         split: column that says ``train``, ``validation`` or ``test``; without it all rows are ``train``.
         threshold: see above.
-        duplicates: what to do with a (user, item) pair that occurs again in the same part. "error"; "first"
-            or "last" keep that row (by timestamp where there is one, then by place); "max" keeps the row of
-            the largest value; "mean" keeps the first row with the mean value. The value is the one that
-            ``threshold`` is applied to afterwards.
+        duplicates: what to do with a (user, item) pair that occurs again in the same part. "error"; "keep"
+            takes every row for an event of its own, as sequence models want it; "first" or "last" keep that row (by
+            timestamp where there is one, then by place); "max" keeps the row of the largest value; "mean" keeps the
+            first row with the mean value. The value is the one that ``threshold`` is applied to afterwards.
         on_bad_rows: "error" stops at the first; "skip" leaves them out and counts them in the report.
+        min_user_rows: rows that a user must have, see ``data.k_core``; 0 keeps all users.
+        min_item_rows: rows that an item must have, likewise.
         separator: between the cells of a text file, where the suffix does not tell.
         name: of the dataset; the file's name by default.
 
@@ -136,14 +141,14 @@ def read(
     rows = rows.drop("user", "item")
     decisive = "label" if label else "rating" if rating else None
     kept = np.arange(len(pairs))
-    repetition = _first_repetition(pairs)
+    repetition = None if duplicates == "keep" else _first_repetition(pairs)
     if repetition is not None:
         if duplicates == "error":
             first, again = (_place(table, rows, log_rows[row]) for row in repetition)
             raise DataError(
                 f"{again}: user {users.ids[user_codes[repetition[1]]]!r}, item "
                 f"{items.ids[item_codes[repetition[1]]]!r} also stands in {first}; "
-                "duplicates='first', 'last', 'mean' or 'max' says which to keep"
+                "duplicates='first', 'last', 'mean' or 'max' says which to keep, 'keep' takes each for an event"
             )
         kept, merged = _deduplicate(pairs, values.get("timestamp"), values.get(decisive), duplicates)
         values = {role: column[kept] for role, column in values.items()}
@@ -174,6 +179,8 @@ def read(
     train, validation, test = (log.take(rows) if rows.any() else None for rows in in_part)
     stem = pathlib.Path(path.name.removesuffix(".gz")).stem
     dataset = Dataset(name or stem, train, validation, test, users, items, notes=(rule,))
+    if min_user_rows or min_item_rows:
+        dataset = k_core(dataset, min_user_rows=min_user_rows, min_item_rows=min_item_rows)
     return dataset, summarise(
         dataset,
         unobserved_rows=n_unobserved,

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from debias_jax.data._tables import Source, find_file, open_text
+from debias_jax.data._tables import Source, find_file, open_text, read_arrays, read_rows
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import DataError
@@ -107,18 +107,10 @@ def _read_lists(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_arrays(file: pathlib.Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in _ARRAYS}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{file} is not an npz file with the arrays {', '.join(_ARRAYS)}: {error}") from error
-    n_items, parts = int(found["n_items"]), {}
-    for part in ("train", "test"):
-        indptr, items = found[f"{part}_indptr"].astype(np.int64), found[f"{part}_items"].astype(np.int64)
-        sizes = np.diff(indptr)
-        if indptr[0] != 0 or (sizes < 0).any() or indptr[-1] != len(items):
-            raise DataError(f"{file}: {part}_indptr does not cut the {len(items):,} {part}_items into users")
-        if ((items < 0) | (items >= n_items)).any():
-            raise DataError(f"{file}: {part}_items are not all in [0, {n_items})")
-        parts[part] = np.repeat(np.arange(len(sizes)), sizes), items
+    found = read_arrays(file, _ARRAYS)
+    n_items = int(found["n_items"])
+    parts = {
+        part: read_rows(file, found, f"{part}_indptr", f"{part}_items", n_items=n_items)
+        for part in ("train", "test")
+    }
     return parts, n_items

@@ -1,10 +1,11 @@
 """Implicit feedback made of ratings: what a user rates above the own mean, among users and items with enough rows."""
 
+import dataclasses
+
 import numpy as np
 
-from debias_jax.data._settings import check_number
-from debias_jax.data.types import Dataset, Interactions
-from debias_jax.data.vocab import Vocabulary
+from debias_jax.data.core import check_unsplit, core_rows, keep_ids
+from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError
 
 
@@ -39,47 +40,23 @@ def from_ratings(dataset: Dataset, *, min_user_rows: int = 10, min_item_rows: in
         Preparation of explicit ratings in Chen et al., NeurIPS 2022; MovieLens 100K becomes 53,473 pairs of 943 users
         and 1,152 items.
     """
-    for part in ("validation", "test"):
-        if getattr(dataset, part) is not None:
-            raise ConfigError(f"{dataset.name} has a {part} part; make implicit feedback before splitting")
-    train = dataset.train
-    if train.ratings is None:
+    check_unsplit(dataset, "make implicit feedback")
+    if dataset.train.ratings is None:
         raise ConfigError(f"{dataset.name} has no ratings, of which users could have a mean")
-    check_number("min_user_rows", min_user_rows, "[0, inf)")
-    check_number("min_item_rows", min_item_rows, "[0, inf)")
-    kept = np.arange(len(train))
-    while True:
-        of_user = np.bincount(train.users[kept], minlength=train.n_users)[train.users[kept]]
-        of_item = np.bincount(train.items[kept], minlength=train.n_items)[train.items[kept]]
-        enough = (of_user >= min_user_rows) & (of_item >= min_item_rows)
-        if enough.all():
-            break
-        kept = kept[enough]
+    kept = core_rows(dataset.train, min_user_rows=min_user_rows, min_item_rows=min_item_rows)
     if not kept.size:
         raise DataError(
             f"{dataset.name}: no user with {min_user_rows} ratings of items with {min_item_rows} is left"
         )
-    core = train.take(kept)
-    users, user_codes = np.unique(core.users, return_inverse=True)
-    items, item_codes = np.unique(core.items, return_inverse=True)
+    rows = dataset.train.take(kept)
+    dataset = keep_ids(dataset.replace(train=rows), np.unique(rows.users), np.unique(rows.items))
+    core = dataset.train
     ratings = core.ratings.astype(np.float64)
-    means = np.bincount(user_codes, ratings) / np.bincount(user_codes)
+    means = np.bincount(core.users, ratings) / np.bincount(core.users)
     # A mean of n equal ratings may come out a rounding above them.
-    liked = ratings >= means[user_codes] - 1e-9
-    columns = {
-        name: None if getattr(core, name) is None else getattr(core, name)[liked]
-        for name in ("ratings", "timestamps", "propensities")
-    }
-    n_liked = int(liked.sum())
+    liked = core.take(ratings >= means[core.users] - 1e-9)
     return dataset.replace(
-        train=Interactions(
-            user_codes[liked], item_codes[liked], np.ones(n_liked), len(users), len(items), **columns
-        ),
-        users=Vocabulary(dataset.users.decode(users), kind="user"),
-        items=Vocabulary(dataset.items.decode(items), kind="item"),
-        user_features=None if dataset.user_features is None else dataset.user_features[users],
-        item_features=None if dataset.item_features is None else dataset.item_features[items],
-        truth=None,
+        train=dataclasses.replace(liked, labels=np.ones(len(liked))),
         notes=(
             f"users with {min_user_rows} and items with {min_item_rows} ratings at least; a row is a rating of at "
             "least the user's own mean",

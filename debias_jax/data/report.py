@@ -12,7 +12,7 @@ class PartSummary:
     """Counts of one part of a dataset.
 
     Attributes:
-        name: ``"train"``, ``"validation"``, ``"test"`` or ``"probably exposed"``.
+        name: ``"train"``, ``"validation"``, ``"test"``, ``"context"`` or ``"probably exposed"``.
         rows: number of rows.
         users: distinct users among them.
         items: distinct items among them.
@@ -36,10 +36,12 @@ class Report:
         name: of the dataset.
         users: size of the user vocabulary.
         items: size of the item vocabulary.
-        parts: one summary for each part that exists, in the order train, validation, test, probably exposed.
+        parts: one summary for each part that exists, in the order train, validation, test, context, probably exposed.
         overlaps: pairs that stand in two parts, e.g. ``{"train and test": 366}``; only those that are not 0.
         cold: users and items of a held-out part without a training row, e.g. ``{"test users": 3}``; only
             those not 0.
+        repeats: rows whose pair an earlier row of the same part has, e.g. ``{"train": 12}``; only parts that
+            have some.
         unobserved_rows: impressions without a known label; they are no rows of a part.
         duplicates_dropped: rows that a duplicates policy left out.
         bad_rows_skipped: rows that ``on_bad_rows="skip"`` left out.
@@ -53,6 +55,7 @@ class Report:
     parts: tuple[PartSummary, ...]
     overlaps: dict[str, int]
     cold: dict[str, int]
+    repeats: dict[str, int] = dataclasses.field(default_factory=dict)
     unobserved_rows: int = 0
     duplicates_dropped: int = 0
     bad_rows_skipped: int = 0
@@ -83,6 +86,9 @@ class Report:
             )
         lines += [f"  pairs in both {parts}: {count:,}" for parts, count in self.overlaps.items()]
         lines += [f"  {what} without a training row: {count:,}" for what, count in self.cold.items()]
+        for part, count in self.repeats.items():
+            share = f"{count / self.part(part).rows:.1%}"
+            lines.append(f"  rows of {part} whose pair occurs before: {count:,} ({share})")
         if self.unobserved_rows:
             lines.append(f"  unobserved rows (label unknown, in no part): {self.unobserved_rows:,}")
         if self.duplicates_dropped:
@@ -148,8 +154,11 @@ def summarise(
     for name, rows in held_out.items():
         cold[f"{name} users"] = len(np.setdiff1d(rows.users, dataset.train.users))
         cold[f"{name} items"] = len(np.setdiff1d(rows.items, dataset.train.items))
+    if dataset.context is not None:
+        parts["context"] = dataset.context
     if dataset.probably_exposed is not None:
         parts["probably exposed"] = dataset.probably_exposed
+    repeats = {name: rows.n_repeats for name, rows in parts.items()}
     return Report(
         name=dataset.name,
         users=dataset.n_users,
@@ -157,6 +166,7 @@ def summarise(
         parts=tuple(_summarise_part(name, rows) for name, rows in parts.items()),
         overlaps={key: count for key, count in overlaps.items() if count},
         cold={key: count for key, count in cold.items() if count},
+        repeats={key: count for key, count in repeats.items() if count},
         unobserved_rows=unobserved_rows,
         duplicates_dropped=duplicates_dropped,
         bad_rows_skipped=bad_rows_skipped,

@@ -95,6 +95,13 @@ class Interactions:
         return self.users.astype(np.int64) * self.n_items + self.items
 
     @property
+    def n_repeats(self) -> int:
+        """Number of rows whose pair an earlier row has."""
+        # Sorting is several times faster than np.unique, which counts by a hash table.
+        keys = np.sort(self.pair_keys)
+        return int((keys[1:] == keys[:-1]).sum())
+
+    @property
     def positives(self) -> "Interactions":
         """The rows whose label is positive (> 0)."""
         return self.take(self.labels > 0)
@@ -133,6 +140,8 @@ class Dataset:
         notes: what a reader or a split wants said in the report, one line each.
         held_out: the parts, of ``"validation"`` and ``"test"``, that a split took out of the log. They are as biased
             as it is, and what is in them was seen; other parts came with the dataset.
+        context: events after the training log that are neither learnt from nor asked for, but known before a later
+            target: they stand in the histories that targets are predicted from. A split by time makes it; else None.
     """
 
     name: str
@@ -147,9 +156,10 @@ class Dataset:
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    context: Interactions | None = None
 
     def __post_init__(self):
-        for part in ("train", "validation", "test", "probably_exposed"):
+        for part in ("train", "validation", "test", "probably_exposed", "context"):
             rows = getattr(self, part)
             if rows is not None and (rows.n_users, rows.n_items) != (len(self.users), len(self.items)):
                 raise DataError(

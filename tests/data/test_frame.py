@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from debias_jax.data import sequences
 from debias_jax.data.frame import read
 from debias_jax.errors import ConfigError, DataError, MissingExtraError
 
@@ -372,9 +373,52 @@ def test_duplicates_keep_the_order_of_the_file(file):
     assert data.users.decode(data.train.users) == ["b", "a", "c"]
 
 
+def test_duplicates_can_be_events_of_their_own(file):
+    path = file(REPEATED)
+    for columns in ({}, {"timestamp": "t"}, {"rating": "stars", "threshold": 3, "timestamp": "t"}):
+        data, report = read(path, duplicates="keep", **columns)
+        # Every row, in the file's order, also where rows are equal in all that is read.
+        assert [(user, item) for user, item, _ in triples(data)] == [
+            ("a", "x"),
+            ("b", "x"),
+            ("a", "x"),
+            ("a", "x"),
+            ("a", "y"),
+        ]
+        assert (report.duplicates_dropped, report.repeats) == (0, {"train": 2})
+    assert data.train.timestamps.tolist() == [30, 0, 10, 20, 0]
+    assert data.train.labels.tolist() == [0, 1, 1, 1, 0]
+    # By time, rows of equal time in the file's order: (10, x), (20, x), (30, x) and before them (0, y).
+    histories = sequences.histories(data.train)
+    assert data.items.decode(histories.items[: histories.indptr[1]]) == ["y", "x", "x", "x"]
+
+
+def test_events_of_equal_time_stay_in_the_order_of_the_file(file):
+    path = file("user,item,t\na,late,9\na,one,5\nb,one,5\na, two ,5\na,one,5\n")
+    data, _ = read(path, timestamp="t", duplicates="keep")
+    histories = sequences.histories(data.train)
+    assert data.items.decode(histories.items) == ["one", " two ", "one", "late", "one"]
+
+
+def test_the_core_of_a_file(file):
+    rows = "user,item\na,x\na,y\nb,x\nb,y\nc,z\nd,x\nd,x\n"
+    options = {"duplicates": "keep", "min_user_rows": 2, "min_item_rows": 2}
+    data, report = read(file(rows), **options)
+    assert (data.users.ids, data.items.ids) == (("a", "b", "d"), ("x", "y"))
+    assert (report.users, report.items, report.part("train").rows) == (3, 2, 6)
+    assert "dropped 1 of 7 rows, 1 of 4 users and 1 of 3 items" in data.notes[-1]
+    assert len(read(file(rows), duplicates="keep", min_item_rows=2)[0].train) == 6
+    with pytest.raises(DataError, match="log: no user with 3 rows of items with 3 is left"):
+        read(file(rows), duplicates="keep", min_user_rows=3, min_item_rows=3)
+    with pytest.raises(ConfigError, match="log has a test part; take the core before splitting"):
+        read(file("user,item,part\na,x,train\na,y,test\n"), split="part", min_user_rows=1)
+    with pytest.raises(ConfigError, match="min_item_rows = -1"):
+        read(file(rows), duplicates="keep", min_item_rows=-1)
+
+
 def test_a_duplicate_is_named_with_both_lines(file):
     with pytest.raises(
-        DataError, match=r"csv:4: user 'a', item 'x' also stands in .*csv:2; duplicates='first'"
+        DataError, match=r"csv:4: user 'a', item 'x' also stands in .*csv:2; duplicates='first', .*'keep'"
     ):
         read(file(REPEATED))
 

@@ -60,6 +60,16 @@ def test_text_is_one_screen(dataset):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_repeats_and_context_are_counted(dataset):
+    train = part([(0, 0), (0, 1), (0, 0), (0, 0)], [1, 1, 1, 1])
+    report = summarise(dataset.replace(train=train, context=part([(1, 1), (1, 1), (1, 2)], [1, 1, 1])))
+    assert report.repeats == {"train": 2, "context": 1}
+    assert [p.name for p in report.parts] == ["train", "validation", "test", "context", "probably exposed"]
+    assert "rows of train whose pair occurs before: 2 (50.0%)" in str(report)
+    assert "rows of context whose pair occurs before: 1 (33.3%)" in str(report)
+    assert summarise(dataset).repeats == {} and "occurs before" not in str(summarise(dataset))
+
+
 def test_import_loads_neither_jax_nor_polars():
     code = "import sys, debias_jax.data; sys.exit(bool({'jax', 'polars'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

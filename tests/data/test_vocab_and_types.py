@@ -87,3 +87,9 @@ def test_dataset_refuses_parts_of_another_size():
     rows = log([0], [0], [1])
     with pytest.raises(DataError, match="train counts 3 users and 4 items, the vocabularies 2 and 4"):
         Dataset("x", rows, None, None, Vocabulary.range(2), Vocabulary.range(4))
+
+
+def test_repeats_are_rows_whose_pair_occurs_before():
+    users, items = np.array([[0, 1], [1, 0], [0, 1], [1, 1], [0, 1]]).T
+    log = Interactions(users, items, np.ones(5), 2, 2)
+    assert (log.n_repeats, log.take([1, 2, 3]).n_repeats, log.take([]).n_repeats) == (2, 0, 0)
