@@ -6,7 +6,7 @@ r"""The user's own log of events: a user, an item and a timestamp column; the ne
         --config.data.options.user=uid --config.data.options.item=sku --config.data.options.timestamp=ts \
         --config.data.split.name=global_time --workdir=runs/own_time
 
-Users and items of fewer than five events are left out (``data.split.k_core``, 1 for none). The last event of each user is
+Users and items of fewer than five events are left out (``data.options.min_user_rows``, ``min_item_rows``; 0 for none). The last event of each user is
 the test and the one before it chooses the epoch; ``global_time`` holds out what came last of all instead. Where users come
 back to an item, items of the history stay in the ranking.
 """
@@ -44,6 +44,8 @@ def get_config(method: str = ""):
             "separator": config_dict.placeholder(str),
             "name": config_dict.placeholder(str),
             "duplicates": "keep",
+            "min_user_rows": 5,
+            "min_item_rows": 5,
             "on_bad_rows": "error",
         }
         experiment.sequence_settings(config)

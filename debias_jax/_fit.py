@@ -49,13 +49,22 @@ def make_judge(
     popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
     # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
     log = dataset.log("validation") if part == "test" else dataset.train
-    if protocol.mask_seen != "none" and data.sequences.has_repeats(dataset.log("validation", "test")):
+    histories = None
+    if history or dataset.context is not None:
+        histories = data.sequences.histories_before(dataset, part)
+        log = data.sequences.events_of(histories, n_items=dataset.n_items)
+    if protocol.mask_seen != "none" and data.sequences.has_repeats(dataset):
         # What is consumed again may be the right answer.
         protocol = dataclasses.replace(protocol, mask_seen="none")
-    return Judge(
+    eval_set = evaluation.build_eval_set(
         protocol,
-        evaluation.build_eval_set(protocol, held_out, log, popularity=popularity, history=history),
+        held_out,
+        log,
+        popularity=popularity,
+        histories=histories if history else None,
+        length=history,
     )
+    return Judge(protocol, eval_set)
 
 
 def _validation_settings(config: ConfigDict, method: Method, judge: Judge | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Next-item models and losses as named variants, ``sasrec_ce`` and so on, as the configs of several datasets list them."""
+"""Next-item models and losses as named variants, such as ``sasrec_ce``, for the configs of several datasets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

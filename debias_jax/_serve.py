@@ -1,17 +1,21 @@
 """What a finished workdir answers: its configs, its bundle, an export of its vectors, recommendations."""
 
+import dataclasses
+import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, _results, serving
+from debias_jax import _config, _results, serving, training
 from debias_jax._build import build_method, build_model
 from debias_jax.errors import ConfigError
-from debias_jax.methods.base import TrainState
+from debias_jax.methods.base import Method, TrainState
 
 
 def workdir_configs(workdir: str | os.PathLike) -> list[tuple[str, pathlib.Path, ConfigDict]]:
@@ -57,12 +61,23 @@ def load_predictor(workdir: str | os.PathLike):
     """
     bundle, config, sizes = _load_bundle(workdir)
     method = build_method(config, bundle.config["entry"], **sizes)
+    if method.frame is None:
+        return bundle, functools.partial(_score, method)
+    histories = training.padded_histories(
+        *bundle.seen, np.arange(len(bundle.users)), method.frame.max_len, fill=len(bundle.items)
+    )
 
     def score(params, users, items):
-        state = TrainState(jnp.zeros((), jnp.int32), {"prediction": params}, {}, {}, {})
-        return method.predict(state, users, items)
+        del items
+        return _score(method, params["prediction"], users[:, 0], params["histories"][users[:, 0]])
 
-    return bundle, score
+    params = {"prediction": bundle.params, "histories": jnp.asarray(histories)}
+    return dataclasses.replace(bundle, params=params), score
+
+
+def _score(method: Method, params, users, items):
+    state = TrainState(jnp.zeros((), jnp.int32), {"prediction": params}, {}, {}, {})
+    return method.predict(state, users, items)
 
 
 def export(
@@ -108,6 +123,47 @@ def _load_towers(workdir: str | os.PathLike) -> tuple[serving.Bundle, dict[str, 
             "exported, with methods that train them alone"
         )
     return bundle, {"user_tower": model.user_tower, "item_tower": model.item_tower}
+
+
+def recommend_next(
+    workdir: str | os.PathLike,
+    history: Sequence[str],
+    *,
+    user: str | None = None,
+    k: int = 10,
+    exclude_seen: bool = True,
+) -> list[serving.Recommendation]:
+    """The top-k next items after a history of raw item ids, from the bundle of a workdir alone.
+
+    Args:
+        workdir: folder of a finished run of one variant of ``next_item``.
+        history: raw item ids, the newest last.
+        user: raw id of whose history it is, for a model that knows users; others need none.
+        k: number of items.
+        exclude_seen: whether items of the history stay out.
+
+    Raises:
+        ConfigError: the workdir has no bundle, its method reads no histories, or it knows users and none is given.
+        CheckpointError: the bundle is damaged.
+        DataError: an item or the user is unknown, the history is empty, or ``k`` is larger than what is left.
+    """
+    bundle, config, sizes = _load_bundle(workdir)
+    method = build_method(config, bundle.config["entry"], **sizes)
+    if method.frame is None or method.frame.samples == "events":
+        raise ConfigError(f"{bundle.config['entry']['method']} reads no history; name a user: --user=ID")
+    model = build_model(config, bundle.config["entry"], **sizes)
+    codes = None
+    if model.uses_users:
+        if user is None:
+            raise ConfigError(f"{config.model.name} knows users; say whose history it is: --user=ID")
+        codes = jnp.asarray(serving.encode_users(bundle, [user], "error", hint=False))
+
+    def score(params, histories):
+        return _score(method, params, codes, histories)
+
+    return serving.recommend_next(
+        score, bundle, history, length=method.frame.max_len, k=k, exclude_seen=exclude_seen
+    )
 
 
 def recommend(

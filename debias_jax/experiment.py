@@ -39,7 +39,7 @@ from debias_jax._sequence_variants import (
     sequence_settings,
     sequence_variants,
 )
-from debias_jax._serve import export, load_predictor, recommend, workdir_configs
+from debias_jax._serve import export, load_predictor, recommend, recommend_next, workdir_configs
 from debias_jax._tune import apply_tuned
 from debias_jax._variants import (
     CVR,
@@ -94,6 +94,7 @@ __all__ = [
     "load_predictor",
     "parse_grid",
     "recommend",
+    "recommend_next",
     "released_schedule",
     "retrieval_settings",
     "retrieval_variants",
@@ -131,7 +132,9 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
     if len(set(config.seeds)) != len(config.seeds):
         raise ConfigError(f"config.seeds {tuple(config.seeds)} holds a seed twice")
     for name, least in (("epochs", 1), ("batch_size", 1), ("eval_every", 1), ("patience", 0)):
-        if config.train[name] < least and any(name in each.get("train", {}) for each in config.variants.values()):
+        if config.train[name] < least and any(
+            name in each.get("train", {}) for each in config.variants.values()
+        ):
             raise ConfigError(
                 f"each of {', '.join(config.methods)} has its own train.{name}; train one at a time, put them side by "
                 f"side with launch/reproduce.py, or set --config.train.{name}"
@@ -264,14 +267,21 @@ def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, fo
     # What a user has seen is the whole log, also the rows that a split of ours held out of training.
     clicks = dataset.log("validation", "test").positives
     features = ("user_features", "item_features") if model_settings(config, entry)["features"] else ()
-    pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
+    if build_for(config, entry, dataset).frame is None:
+        pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
+        seen = (np.asarray(pairs.indptr), np.asarray(pairs.items))
+    else:
+        # In the order of time, repeats and all: what the next item is predicted from.
+        if dataset.context is not None:
+            clicks = data.concatenate(clicks, dataset.context.positives)
+        seen = tuple(data.sequences.histories(clicks))
     serving.save_bundle(
         folder,
         params=jax.device_get(jax.tree.map(lambda x: x[best], fitted.state.params["prediction"])),
         users=dataset.users,
         items=dataset.items,
         config={"experiment": _config.to_dict(config), "entry": _config.to_dict(entry)},
-        seen=(np.asarray(pairs.indptr), np.asarray(pairs.items)),
+        seen=seen,
         popularity=np.bincount(clicks.items, minlength=dataset.n_items).astype(np.float32),
         meta={"dataset": dataset.name, "seed": int(config.seeds[best])},
         **{name: getattr(dataset, name) for name in features},

@@ -1,14 +1,19 @@
 """Answers from a run's bundle in raw ids, without the training data.
 
 python launch/recommend.py --workdir=runs/biif --user=17 --k=10
+python launch/recommend.py --workdir=runs/sasrec --history=B001,B017,B003 --k=10
 """
 
 from absl import flags
 
 from debias_jax import _cli, experiment
+from debias_jax.errors import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run of one method.")
 _USER = flags.DEFINE_string("user", None, "Raw id of the user.")
+_HISTORY = flags.DEFINE_list(
+    "history", None, "Raw ids of items, the newest last: of a run of next_item, what follows them."
+)
 _K = flags.DEFINE_integer("k", 10, "Number of items.")
 _INCLUDE_SEEN = flags.DEFINE_bool("include_seen", False, "Also items that the user clicked in training.")
 _EXPORT = flags.DEFINE_string(
@@ -18,18 +23,25 @@ _UNKNOWN = flags.DEFINE_enum("unknown_user", "error", ["error", "popular"], "Wha
 
 
 def _main():
-    recommendations = experiment.recommend(
-        _WORKDIR.value,
-        _USER.value,
-        k=_K.value,
-        exclude_seen=not _INCLUDE_SEEN.value,
-        unknown_user=_UNKNOWN.value,
-        export_folder=_EXPORT.value,
-    )
+    settings = {"k": _K.value, "exclude_seen": not _INCLUDE_SEEN.value}
+    if _HISTORY.value is not None:
+        recommendations = experiment.recommend_next(
+            _WORKDIR.value, _HISTORY.value, user=_USER.value, **settings
+        )
+    elif _USER.value is None:
+        raise ConfigError("name a user, --user=ID, or for a run of next_item a history, --history=ITEM,ITEM")
+    else:
+        recommendations = experiment.recommend(
+            _WORKDIR.value,
+            _USER.value,
+            unknown_user=_UNKNOWN.value,
+            export_folder=_EXPORT.value,
+            **settings,
+        )
     print("rank\titem\tscore")
     for row in recommendations:
         print(f"{row.rank}\t{row.item}\t{row.score:.4f}")
 
 
 if __name__ == "__main__":
-    _cli.main(_main, required=("workdir", "user"))
+    _cli.main(_main, required=("workdir",))

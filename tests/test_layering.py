@@ -24,7 +24,16 @@ ALLOWED = {
     "models": SHARED,
     "methods": SHARED | (BOTTOM - {"metrics"}) | {"models.base"},
     # It puts a data set on the device, which takes the host builders of ``sampling``.
-    "training": SHARED | {"methods.base", "methods.sequences", "metrics", "data.sequences", "data.types", "data.vocab", "sampling"},
+    "training": SHARED
+    | {
+        "methods.base",
+        "methods.sequences",
+        "metrics",
+        "data.sequences",
+        "data.types",
+        "data.vocab",
+        "sampling",
+    },
     "serving": SHARED | {"methods.base", "metrics", "data.types", "data.vocab", "training"},
 }
 OPTIONAL = {"polars", "matplotlib", "tensorboardX", "optuna", "faiss", "submitit"}

@@ -228,7 +228,9 @@ def next_item(
             draw = draw_shared(
                 key, context.data, targets, where, pool=pool, n=n, exclude_target=exclude_target
             )
-            values = _values(spec, encoded, targets, table, draw, context.hparams, encoded @ table[draw.items].T)
+            values = _values(
+                spec, encoded, targets, table, draw, context.hparams, encoded @ table[draw.items].T
+            )
             return jnp.sum(jnp.where(where, values, 0.0)), count
 
         dense = spec.counted and (scoring == "dense" or (scoring == "auto" and n > _DENSE_FROM * n_items))
@@ -301,7 +303,9 @@ def _dense_values(spec: Loss, encoded, targets, table, draw: Draw, context: Cont
     """The loss of drawn items by the scores of all, and how often each was drawn."""
     scores = encoded @ table.T
     rows = jnp.arange(targets.shape[0], dtype=jnp.int32)
-    added = jnp.ones(draw.items.shape, scores.dtype) if draw.where is None else draw.where.astype(scores.dtype)
+    added = (
+        jnp.ones(draw.items.shape, scores.dtype) if draw.where is None else draw.where.astype(scores.dtype)
+    )
     counts = jnp.zeros(scores.shape, scores.dtype).at[rows[:, None], draw.items].add(added)
     pos = jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
     # The draw's log probabilities are those of its items; here all items stand in their order.
@@ -319,11 +323,15 @@ def _as_encoder(model: Model) -> Model:
             "mf or two_tower (config: model.name)"
         )
 
-    def encode(params: Params, histories: Array, users: Array | None = None, *, key: Key | None = None) -> Array:
+    def encode(
+        params: Params, histories: Array, users: Array | None = None, *, key: Key | None = None
+    ) -> Array:
         del histories, key
         return model.user_tower(params, users)[:, None]
 
-    def apply(params: Params, histories: Array, users: Array | None = None, *, key: Key | None = None) -> Array:
+    def apply(
+        params: Params, histories: Array, users: Array | None = None, *, key: Key | None = None
+    ) -> Array:
         return encode(params, histories, users, key=key)[:, 0] @ model.output_table(params).T
 
     return model._replace(apply=apply, encode=encode, max_len=1)
@@ -346,8 +354,8 @@ def _frame(
         samples == "windows" and model.uses_users
     ):
         raise ConfigError(
-            f"samples={samples!r} does not fit the model: bert4rec learns from 'cloze', mf and two_tower from 'events', "
-            "caser from 'prefixes', the others from 'windows' or 'prefixes'"
+            f"samples={samples!r} does not fit the model: bert4rec learns from 'cloze', mf and two_tower from "
+            "'events', caser from 'prefixes', the others from 'windows' or 'prefixes'"
         )
     edges = lengths_up_to(model.max_len) if lengths is None else tuple(lengths)
     return check_frame(SequenceFrame(samples, model.max_len, edges, truncate, min_items))
@@ -366,7 +374,9 @@ def _checked_negatives(
     pool = spec.pool if negatives is None else negatives
     check_choice(POOLS, negatives=pool)
     if shared and pool == "unseen":
-        raise ConfigError("shared=True: positions of different users share no unseen items; take negatives='uniform'")
+        raise ConfigError(
+            "shared=True: positions of different users share no unseen items; take negatives='uniform'"
+        )
     n = spec.n_negatives if n_negatives is None else n_negatives
     if n < 1:
         raise ValueError(f"n_negatives must be at least 1, got {n}")

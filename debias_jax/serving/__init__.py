@@ -13,8 +13,10 @@ from debias_jax.serving.export import top_k as top_k
 from debias_jax.serving.export import tower_vectors as tower_vectors
 from debias_jax.serving.recommend import Recommendation as Recommendation
 from debias_jax.serving.recommend import Recommendations as Recommendations
+from debias_jax.serving.recommend import encode_users as encode_users
 from debias_jax.serving.recommend import recommend as recommend
 from debias_jax.serving.recommend import recommend_many as recommend_many
+from debias_jax.serving.recommend import recommend_next as recommend_next
 
 __all__ = [
     "Bundle",
@@ -22,6 +24,7 @@ __all__ = [
     "Recommendation",
     "Recommendations",
     "VectorIndex",
+    "encode_users",
     "export",
     "load_bundle",
     "load_index",
@@ -29,6 +32,7 @@ __all__ = [
     "recommend",
     "recommend_from",
     "recommend_many",
+    "recommend_next",
     "save_bundle",
     "top_k",
     "tower_vectors",

@@ -36,7 +36,8 @@ class Bundle:
         users: user vocabulary.
         items: item vocabulary.
         config: the resolved configuration, from which the model is built again.
-        seen: ``(indptr [n_users + 1], items [n])`` int32, the items each user has seen, or None.
+        seen: ``(indptr [n_users + 1], items [n])`` int32, the items each user has seen, or None. Of a model that reads
+            histories they stand in the order of time, an item as often as it occurred.
         popularity: float32 ``[n_items]``, the fallback score for unknown users, or None.
         user_features: float32 ``[n_users, d]`` that the model reads, or None.
         item_features: float32 ``[n_items, d]`` that the model reads, or None.

@@ -4,7 +4,7 @@ import difflib
 import functools
 import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -190,6 +190,79 @@ def recommend_many(
         scores[rows], items[rows] = values[: len(rows)], indices[: len(rows)]
     where = np.isfinite(scores)
     return Recommendations(np.where(where, items, -1).astype(np.int32), scores, where)
+
+
+def recommend_next(
+    score: Callable[[Params, Array], Array],
+    bundle: Bundle,
+    history: Sequence[str],
+    *,
+    length: int,
+    k: int = 10,
+    exclude_seen: bool = True,
+) -> list[Recommendation]:
+    """The ``k`` likeliest next items after a history, for whoever has it.
+
+    Args:
+        score: ``(params, histories [1, l]) -> scores [1, n_items]``.
+        bundle: a loaded bundle.
+        history: raw item ids, the newest last; older ones than the last ``length`` only count as seen.
+        length: l, what the model reads; a shorter history is padded on the left with ``n_items``.
+        k: number of items, at least 1.
+        exclude_seen: leaves out the items of the history.
+
+    Returns:
+        ``k`` recommendations, best first.
+
+    Raises:
+        ConfigError: ``k`` is below 1.
+        DataError: an item is not in the vocabulary, the history is empty, or fewer than ``k`` items are left.
+        DivergedError: a score is not finite.
+
+    Example:
+        >>> from debias_jax.data.vocab import Vocabulary
+        >>> items = Vocabulary(["x", "y", "z"], kind="item")
+        >>> bundle = Bundle(params={}, users=Vocabulary(["ann"], kind="user"), items=items, config={})
+        >>> score = lambda params, histories: jax.nn.one_hot((histories[:, -1] + 1) % 3, 3)
+        >>> recommend_next(score, bundle, ["z", "x"], length=4, k=1)
+        [Recommendation(item='y', score=1.0, rank=1)]
+    """
+    n_items = len(bundle.items)
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    if not len(history):
+        raise DataError("the history is empty; name at least one item")
+    unknown = [str(item) for item in history if item not in bundle.items]
+    if unknown:
+        near = ", ".join(map(repr, _nearest(unknown[0], bundle.items.ids)))
+        raise DataError(
+            f"item {unknown[0]!r} is not among the {n_items} known items"
+            + (f"; the nearest are {near}" if near else "")
+        )
+    codes = np.asarray(bundle.items.encode(history), np.int32)
+    hidden = np.zeros((1, n_items), bool)
+    if exclude_seen:
+        hidden[0, codes] = True
+    left = int(n_items - hidden.sum())
+    if k > left:
+        raise DataError(f"k = {k} items were asked for, and only {left} are not in the history")
+    newest = np.full((1, length), n_items, np.int32)
+    newest[0, max(0, length - len(codes)) :] = codes[-length:]
+
+    def of_history(params: Params, histories: Array, items: Array) -> Array:
+        del items
+        return score(params, histories[:, 0])
+
+    values, indices, bad_item = _top(of_history, bundle.params, newest, hidden, k)
+    if int(bad_item[0]) < n_items:
+        raise DivergedError(
+            f"the score of item {bundle.items.ids[int(bad_item[0])]!r} is not finite; the model diverged, train it again"
+        )
+    found = bundle.items.decode(np.asarray(indices[0]))
+    return [
+        Recommendation(item, float(value), rank)
+        for rank, (item, value) in enumerate(zip(found, np.asarray(values[0]), strict=True), start=1)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -147,7 +147,9 @@ def histories_of(events: Interactions, users: Sequence[int], *, length: int) -> 
         >>> histories_of(rows, [0, 1, 2], length=3).tolist()
         [[3, 2, 0], [3, 3, 1], [3, 3, 3]]
     """
-    return jnp.asarray(padded_histories(*sequences.histories(events.positives), users, length, fill=events.n_items))
+    return jnp.asarray(
+        padded_histories(*sequences.histories(events.positives), users, length, fill=events.n_items)
+    )
 
 
 def padded_histories(

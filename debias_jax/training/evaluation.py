@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from debias_jax import metrics
+from debias_jax.data import sequences
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
 from debias_jax.methods.base import PredictFn, TrainState
 from debias_jax.metrics.protocol import POOLED, EvalProtocol, parse_metric
-from debias_jax.training.device_data import histories_of, item_popularity
+from debias_jax.training.device_data import item_popularity, padded_histories
 from debias_jax.types import Array
 
 _CHUNK_SCORES = 2**22
@@ -67,7 +68,8 @@ def build_eval_set(
     *,
     popularity: np.ndarray | None = None,
     candidates: Interactions | None = None,
-    history: int = 0,
+    histories: sequences.Histories | None = None,
+    length: int = 0,
 ) -> EvalSet:
     """Lays out an evaluation on the host.
 
@@ -80,7 +82,8 @@ def build_eval_set(
         popularity: ``[n_items]``, item propensities for SNIPS up to a common factor; None takes
             theta_i = (c_i / max_j c_j)^(1/2) over the training positives.
         candidates: for ``candidates="given"``, rows whose pairs are ranked; their labels are not read.
-        history: for a method that reads histories, how many of the last training clicks it is given.
+        histories: what is known of each user, for a method that reads it.
+        length: how many of the last events such a method is given.
 
     Returns:
         The evaluation set.
@@ -103,7 +106,7 @@ def build_eval_set(
             f"protocol {protocol.name} has candidates={protocol.candidates!r}; "
             "a candidate list goes with 'given', and with nothing else"
         )
-    if history and protocol.candidates != "catalogue":
+    if length and protocol.candidates != "catalogue":
         raise ConfigError(
             f"protocol {protocol.name} ranks candidates={protocol.candidates!r}, and a method that reads histories "
             "scores the whole catalogue; take 'leave_one_out', or another protocol of the catalogue"
@@ -156,7 +159,11 @@ def build_eval_set(
         where=jnp.asarray(where),
         seen=jnp.asarray(seen_items, jnp.int32),
         propensity=jnp.asarray(_propensity(popularity, clicks)),
-        histories=histories_of(clicks, users, length=history),
+        histories=jnp.asarray(
+            np.zeros((users.size, 0), np.int32)
+            if histories is None
+            else padded_histories(*histories, users, length, fill=test.n_items)
+        ),
     )
 
 

@@ -8,6 +8,7 @@ Importing this needs neither jax nor polars.
 
 from debias_jax.data.sequences._files import load as load
 from debias_jax.data.sequences._histories import Histories as Histories
+from debias_jax.data.sequences._histories import events_of as events_of
 from debias_jax.data.sequences._histories import has_repeats as has_repeats
 from debias_jax.data.sequences._histories import histories as histories
 from debias_jax.data.sequences._histories import histories_before as histories_before
@@ -24,6 +25,7 @@ __all__ = [
     "Samples",
     "bucketed",
     "cloze",
+    "events_of",
     "global_time_split",
     "has_repeats",
     "histories",

@@ -63,7 +63,7 @@ def histories(interactions: Interactions) -> Histories:
 def histories_before(dataset: Dataset, part: str) -> Histories:
     """What is known of each user before the targets of a held-out part: what the targets are predicted from.
 
-    That is the training log, for ``"test"`` also the validation part where it was held out of the log, and of
+    That are the positive rows of the training log, for ``"test"`` also the validation part where it was held out of the log, and of
     ``dataset.context`` what is older than the user's (first) target. Events of ``context`` at the very time of the
     target are left out, as nobody knows which of them came before it.
 
@@ -95,7 +95,18 @@ def histories_before(dataset: Dataset, part: str) -> Histories:
         first[np.bincount(targets.users, minlength=dataset.n_users) == 0] = np.iinfo(np.int64).min
         context = dataset.context
         log = concatenate(log, context.take(context.timestamps < first[context.users]))
-    return histories(log)
+    return histories(log.positives)
+
+
+def events_of(histories: Histories, *, n_items: int) -> Interactions:
+    """The rows of histories, with label 1: what ``histories`` would make them of again.
+
+    >>> events_of(Histories(np.array([0, 0, 2]), np.array([3, 1], np.int32)), n_items=4).users.tolist()
+    [1, 1]
+    """
+    n_users = len(histories.indptr) - 1
+    users = np.repeat(np.arange(n_users, dtype=np.int32), np.diff(histories.indptr))
+    return Interactions(users, histories.items, np.ones(len(users), np.float32), n_users, n_items)
 
 
 def has_repeats(log: Interactions | Dataset) -> bool:
