@@ -39,6 +39,13 @@ def drawn(rng, shape):
     return rng.integers(1, 4, (*shape, 9)).astype(np.float32)
 
 
+def sample_counts(rng, shape):
+    """How often each of the samples was drawn; one not at all."""
+    counts = rng.integers(1, 4, (*shape, 3)).astype(np.float32)
+    counts[..., 1] = 0.0
+    return counts
+
+
 def probability(rng, shape):
     return rng.uniform(0.1, 0.9, shape).astype(np.float32)
 
@@ -117,6 +124,45 @@ def corrected_softmax(log_w, **arguments):
     return losses.resampled_softmax(log_w=log_w, variant="corrected", **arguments)
 
 
+def with_target(name):
+    """A loss on the scores of nine items, always of the same target."""
+
+    def call(scores, **arguments):
+        targets = jnp.full(scores.shape[:-1], 4, jnp.int32)
+        return getattr(losses, name)(scores, targets, **arguments)
+
+    return call
+
+
+def item_table(dtype):
+    return jnp.sin(jnp.arange(27, dtype=dtype)).reshape(9, 3)
+
+
+def chunked_cross_entropy(hidden, **arguments):
+    target = jnp.full(hidden.shape[:-1], 4, jnp.int32)
+    bias = jnp.linspace(-1.0, 1.0, 9, dtype=hidden.dtype)
+    return losses.chunked_cross_entropy(
+        hidden, item_table(hidden.dtype), target, bias=bias, chunk=2, **arguments
+    )
+
+
+def sampled_of_chunk(table, hidden):
+    scores = hidden @ table.T
+    counts = jnp.broadcast_to(jnp.arange(9, dtype=scores.dtype) % 3, scores.shape)
+    return losses.negative_sampling(scores[:, 4], scores, counts=counts, reduce_fn=None)
+
+
+def in_chunks(hidden, **arguments):
+    return losses.in_chunks(
+        sampled_of_chunk,
+        item_table(hidden.dtype),
+        hidden.reshape(-1, 3),
+        chunk=2,
+        shape=hidden.shape[:-1],
+        **arguments,
+    )
+
+
 SAMPLED = {"pos": normal, "neg": samples, "weights": probability}
 CLICKS = {"logits": normal, "clicks": binary, "exposure": probability, "weights": probability}
 OBSERVED = {"errors": normal, "observed": binary}
@@ -131,9 +177,54 @@ IMPUTED = {
 SMOOTH = ("errors", "imputed", "propensity", "weights")
 RANKED = {"scores": normal, "labels": binary}
 
+COUNTED = SAMPLED | {"counts": sample_counts}
+
 ROWS = [
     Row("losses.bce", SAMPLED, smooth=("pos", "neg", "weights"), logits=("pos", "neg")),
     Row("losses.bpr", SAMPLED, smooth=("pos", "neg", "weights"), logits=("pos", "neg")),
+    *(
+        Row(
+            f"losses.{name}",
+            {"hidden": samples, "weights": probability},
+            smooth=("hidden", "weights"),
+            logits=("hidden",),
+            call=call,
+            any_dtype=name == "in_chunks",
+        )
+        for name, call in [("chunked_cross_entropy", chunked_cross_entropy), ("in_chunks", in_chunks)]
+    ),
+    *(
+        Row(
+            f"losses.{name}",
+            {"scores": columns, "weights": probability},
+            static,
+            smooth=("scores", "weights"),
+            logits=("scores",),
+            call=with_target(name),
+        )
+        for name, static in [
+            ("cross_entropy", {}),
+            ("top_cross_entropy", {"n": 4}),
+            ("truncated_cross_entropy", {"eta": 0.7}),
+        ]
+    ),
+    *(
+        Row(f"losses.{name}", arrays, static, smooth=("pos", "neg", "weights"), logits=("pos", "neg"))
+        for arrays in (SAMPLED, COUNTED)
+        for name, static in [
+            ("gbce", {"n_items": 50}),
+            ("negative_sampling", {}),
+            ("noise_contrastive", {"c": 1.0, "n_items": 50}),
+            ("scaled_cross_entropy", {"alpha": 2.5}),
+        ]
+    ),
+    Row(
+        "losses.importance_sampled_softmax",
+        COUNTED | {"log_q_pos": normal, "log_q_neg": samples},
+        {"positive_in_sum": False},
+        smooth=("pos", "neg", "weights"),
+        logits=("pos", "neg"),
+    ),
     Row(
         "losses.importance_sampled_softmax",
         SAMPLED | {"log_q_pos": normal, "log_q_neg": samples},

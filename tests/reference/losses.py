@@ -55,3 +55,72 @@ def bce(pos: float, neg: Sequence[float]) -> float:
     """-log sigmoid(pos) minus the mean over the samples of log(1 - sigmoid(neg))."""
     with decimal.localcontext(_CONTEXT):
         return float(-_sigmoid(pos).ln() - sum((1 - _sigmoid(n)).ln() for n in neg) / len(neg))
+
+
+def _log_sum(scores: Sequence[float]) -> Decimal:
+    return sum((Decimal(s).exp() for s in scores), Decimal(0)).ln()
+
+
+def cross_entropy(scores: Sequence[float], target: int) -> float:
+    """Eq. 1 of Xu et al.: -s+ + log sum e^s."""
+    with decimal.localcontext(_CONTEXT):
+        return float(_log_sum(scores) - Decimal(scores[target]))
+
+
+def rank(scores: Sequence[float], item: int) -> int:
+    """How many items score at least as high, the item included."""
+    return sum(s >= scores[item] for s in scores)
+
+
+def top_cross_entropy(scores: Sequence[float], target: int, n: int) -> float:
+    """Eq. 2 of Xu et al. with -s+: the sum runs over items of rank n or less."""
+    with decimal.localcontext(_CONTEXT):
+        kept = [s for item, s in enumerate(scores) if rank(scores, item) <= n]
+        return float(_log_sum(kept) - Decimal(scores[target]))
+
+
+def truncated_cross_entropy(scores: Sequence[float], target: int, eta: float) -> float:
+    """Eq. 3 of Xu et al. with -s+: the sum runs over items not more than eta |s+| below the target."""
+    with decimal.localcontext(_CONTEXT):
+        pos = Decimal(scores[target])
+        kept = [s for s in scores if Decimal(s) - pos >= -Decimal(eta) * abs(pos)]
+        return float(_log_sum(kept) - pos)
+
+
+def scaled_cross_entropy(pos: float, neg: Sequence[float], alpha: float) -> float:
+    """Eq. 6 of Xu et al.: -s+ + log(e^s+ + alpha sum e^s-)."""
+    with decimal.localcontext(_CONTEXT):
+        total = Decimal(pos).exp() + Decimal(alpha) * sum(Decimal(n).exp() for n in neg)
+        return float(total.ln() - Decimal(pos))
+
+
+def importance_sampled(
+    pos: float, neg: Sequence[float], log_q_pos: float, log_q_neg: Sequence[float]
+) -> float:
+    """Table 1 of Xu et al.: the positive is not in the sum."""
+    with decimal.localcontext(_CONTEXT):
+        logits = [Decimal(n) - Decimal(q) for n, q in zip(neg, log_q_neg, strict=True)]
+        return float(_log_sum(logits) - (Decimal(pos) - Decimal(log_q_pos)))
+
+
+def negative_sampling(pos: float, neg: Sequence[float]) -> float:
+    """-log sigmoid(s+) - sum of log(1 - sigmoid(s-))."""
+    with decimal.localcontext(_CONTEXT):
+        return float(-_sigmoid(pos).ln() - sum((1 - _sigmoid(n)).ln() for n in neg))
+
+
+def noise_contrastive(pos: float, neg: Sequence[float], c: float, n_items: int) -> float:
+    """The same of s - c - log(K / N)."""
+    with decimal.localcontext(_CONTEXT):
+        shift = -Decimal(c) - (Decimal(len(neg)) / n_items).ln()
+        moved = [Decimal(s) + shift for s in (pos, *neg)]
+        return float(-_sigmoid(moved[0]).ln() - sum((1 - _sigmoid(n)).ln() for n in moved[1:]))
+
+
+def gbce(pos: float, neg: Sequence[float], n_items: int, t: float) -> float:
+    """-(log sigmoid(s+)^beta + sum of log(1 - sigmoid(s-))) / (K + 1), beta as the gSASRec paper writes it."""
+    with decimal.localcontext(_CONTEXT):
+        rate, t = Decimal(len(neg)) / (n_items - 1), Decimal(t)
+        beta = rate * (t * (1 - 1 / rate) + 1 / rate)
+        total = (_sigmoid(pos) ** beta).ln() + sum((1 - _sigmoid(n)).ln() for n in neg)
+        return float(-total / (len(neg) + 1))
