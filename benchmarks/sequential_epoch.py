@@ -7,13 +7,13 @@
 Beauty, windows of 50 items, batches of 512 users, dim 64, dropout 0.6, K = 500 negatives for each position. The PyTorch
 side is written for this comparison. ``padded`` scores all slots, those of pads too, and picks the others out, as the
 program does that was published with the losses; ``packed`` picks first. Ours also leaves pads out of the encoder.
-``--users`` of the 22,363 users, drawn at random, are trained on, so that the slowest takes seconds: the work of a step is
-that of the whole epoch. Every program runs once in each round; times and ratios are medians over rounds. ``shared``:
-all positions of a batch share their negatives, in PyTorch as well as here. Without ``DEBIAS_DATA_DIR`` the histories are
-drawn at random in about the data's lengths.
+``--users`` of the 22,363 users, drawn at random, are trained on, so that the slowest takes seconds: the work of a step
+is that of the whole epoch. Every program runs once in each round; times and ratios are medians over rounds.
+``sce_shared``: all positions of a batch share their negatives, in PyTorch as well as here. Without ``DEBIAS_DATA_DIR``
+the histories are drawn at random.
 
-``--memory`` runs two steps of each, in a process of its own, and prints the most memory that the process held above what
-it had before.
+``--memory`` runs two steps of each, in a process of its own, and prints the most memory that the process held above
+what it had before.
 """
 
 import argparse

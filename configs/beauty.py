@@ -5,7 +5,7 @@
     python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:sasrec --workdir=runs/beauty
 
 ``MODEL_LOSS`` for every model of sasrec, gru4rec, caser, bert4rec, fmlp_rec and sasrec_plus, and every loss of ce, sce,
-nce, neg, is, ssm (SCE with alpha 1), bce, bpr, gbce, ce_eta, sce_shared (all positions of a batch share their negatives).
+nce, neg, is, ssm (SCE with alpha 1), bce, bpr, gbce, ce_eta, sce_shared (the positions of a batch share negatives).
 Settings are those of the published runs (Xu et al., 2024), with K = 500 negatives.
 """
 

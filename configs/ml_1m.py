@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/ml_1m.py:sasrec_ce --workdir=runs/ml_1m_sasrec_ce
     python launch/reproduce.py --table=sce_table5 --config=configs/ml_1m.py:sasrec --workdir=runs/ml_1m
 
-Variants as in ``configs/beauty.py``. Settings are those of the published runs (Xu et al., 2024): histories of 200 items,
-K = 100 negatives.
+Variants as in ``configs/beauty.py``. Settings are those of the published runs (Xu et al., 2024): histories of 200
+items, K = 100 negatives.
 """
 
 from debias_jax import experiment

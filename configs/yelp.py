@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/yelp.py:sasrec_ce --config.data.path=FOLDER --workdir=runs/yelp_sasrec_ce
 
 FOLDER holds ``sequences.txt``: a line a user, ``user item item ...`` in the order of time, as S3-Rec's processing of
-2019-01-01 to 2019-12-31 leaves it. Users review a business again, so that no item is left out of the ranking. Variants as
-in ``configs/beauty.py``. Settings are those of the published runs (Xu et al., 2024), with K = 100 negatives.
+2019-01-01 to 2019-12-31 leaves it. Users review a business again, so that no item is left out of the ranking. Variants
+as in ``configs/beauty.py``. Settings are those of the published runs (Xu et al., 2024), with K = 100 negatives.
 """
 
 from debias_jax import experiment

@@ -97,7 +97,7 @@ class StepFn(Protocol):
 class PredictFn(Protocol):
     """``(state, users, items) -> scores``: logits of relevance, broadcasting users against items.
 
-    Of a method with ``frame`` the last argument is histories ``[B, l]``, users are ``[B]``, and scores ``[B, n_items]``.
+    Of a method with ``frame`` the last argument is histories ``[B, l]``, users are ``[B]``, scores ``[B, n_items]``.
     """
 
     def __call__(self, state: TrainState, users: Array, items: Array) -> Array:

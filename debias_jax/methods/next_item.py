@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from debias_jax import losses, sampling
 from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
+from debias_jax.losses.chunked import SCORES_PER_CHUNK
 from debias_jax.methods._negatives import POOLS, Draw, draw_each, draw_shared, log_popularity
 from debias_jax.methods._terms import prediction_group
 from debias_jax.methods.base import Method, TrainState
@@ -106,9 +107,9 @@ LOSSES = {
 SCORINGS = ("auto", "gather", "dense")
 """How negatives of single positions are scored, see ``next_item``."""
 
-# Of a product with the whole table, an item costs a third of what gathering its vector does (and adding up its gradient)
-# on CPU: benchmarks/sequential_epoch.py --scoring.
-_DENSE_FROM = 1 / 3
+# On CPU an item costs far less in a product with the whole table than if its vector is gathered and the gradient is
+# added up again.
+_DENSE_FROM = 1 / 30
 
 
 def next_item(
@@ -164,8 +165,8 @@ def next_item(
             faster where K is not far below the number of items), ``"auto"`` for the cheaper one.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``, those of the loss (``alpha``, ``c``, ``eta``, ``t``), and of
-        ``"cloze"`` samples ``mask_rate``. ``predict(state, users, histories)`` gives the scores of all items.
+        The method; hyperparameters ``lr``, ``weight_decay``, those of the loss (``alpha``, ``c``, ``eta``, ``t``), and
+        of ``"cloze"`` samples ``mask_rate``. ``predict(state, users, histories)`` gives the scores of all items.
 
     Raises:
         ConfigError: the model, the loss, the negatives and the samples do not fit together.
@@ -252,7 +253,7 @@ def next_item(
             values_of,
             table,
             (encoded, targets, users, slots),
-            chunk=chunk or max(1, losses.SCORES_PER_CHUNK // (n_items if dense else n * table.shape[1])),
+            chunk=chunk or max(1, SCORES_PER_CHUNK // (n_items if dense else n * table.shape[1])),
             where=where,
             reduce_fn=jnp.sum,
         )
@@ -286,7 +287,7 @@ def _full(spec: Loss, encoded, table, targets, where, hparams, chunk) -> Array:
         values_of,
         table,
         (encoded, targets),
-        chunk=chunk or max(1, losses.SCORES_PER_CHUNK // table.shape[0]),
+        chunk=chunk or max(1, SCORES_PER_CHUNK // table.shape[0]),
         where=where,
         reduce_fn=jnp.sum,
     )
@@ -319,8 +320,8 @@ def _as_encoder(model: Model) -> Model:
         return model
     if model.user_tower is None or model.output_table is None:
         raise ConfigError(
-            "next_item needs a model of histories, or one of two towers: take sasrec, gru4rec, bert4rec, caser, fmlp_rec, "
-            "mf or two_tower (config: model.name)"
+            "next_item needs a model of histories, or one of two towers: take sasrec, gru4rec, bert4rec, caser, "
+            "fmlp_rec, mf or two_tower (config: model.name)"
         )
 
     def encode(

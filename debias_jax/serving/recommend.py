@@ -256,7 +256,8 @@ def recommend_next(
     values, indices, bad_item = _top(of_history, bundle.params, newest, hidden, k)
     if int(bad_item[0]) < n_items:
         raise DivergedError(
-            f"the score of item {bundle.items.ids[int(bad_item[0])]!r} is not finite; the model diverged, train it again"
+            f"the score of item {bundle.items.ids[int(bad_item[0])]!r} is not finite; the model diverged, train it "
+            "again"
         )
     found = bundle.items.decode(np.asarray(indices[0]))
     return [

@@ -63,9 +63,9 @@ def histories(interactions: Interactions) -> Histories:
 def histories_before(dataset: Dataset, part: str) -> Histories:
     """What is known of each user before the targets of a held-out part: what the targets are predicted from.
 
-    That are the positive rows of the training log, for ``"test"`` also the validation part where it was held out of the log, and of
-    ``dataset.context`` what is older than the user's (first) target. Events of ``context`` at the very time of the
-    target are left out, as nobody knows which of them came before it.
+    That are the positive rows of the training log, for ``"test"`` also of the validation part where it was held out of
+    the log, and of ``dataset.context`` what is older than the user's (first) target. Events of ``context`` at the very
+    time of the target are left out, as nobody knows which of them came before it.
 
     Args:
         dataset: split by ``leave_one_out``, ``global_time_split`` or another split.
