@@ -7,8 +7,8 @@ r"""The user's own log of events: a user, an item and a timestamp column; the ne
         --config.data.split.name=global_time --workdir=runs/own_time
 
 Users and items of fewer than five events are left out (``data.options.min_user_rows``, ``min_item_rows``; 0 for none).
-The last event of each user is the test and the one before it chooses the epoch; ``global_time`` holds out what came last
-of all instead. Where users come back to an item, items of the history stay in the ranking.
+The last event of each user is the test and the one before it chooses the epoch; ``global_time`` holds out what came
+last of all instead. Where users come back to an item, items of the history stay in the ranking.
 """
 
 from ml_collections import config_dict

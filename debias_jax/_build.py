@@ -255,7 +255,7 @@ def _of_histories(name: str):
             raise ConfigError(f"model.features=True: {name} reads no features; set model.features=False")
         sizes = {"n_users": n_users, "n_items": n_items, "dim": settings["dim"]}
         taken = {each: size for each, size in sizes.items() if each in argument_names(factory)}
-        return _call(functools.partial(factory, **taken), settings["options"], "model.options")
+        return _call(functools.partial(factory, **taken), settings.get("options", {}), "model.options")
 
     return make
 
@@ -282,7 +282,9 @@ def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, An
         if name not in config.model:
             raise ConfigError(f"unknown key model.{name}; {nearest(name, config.model)}")
     choose("model", settings["name"], MODELS)
-    return settings
+    # Only models of histories have options; without, the settings are those of a run that knew of none.
+    options = dict(settings.pop("options"))
+    return settings | ({"options": options} if options else {})
 
 
 def build_for(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset) -> Method:
