@@ -4,6 +4,7 @@ Each takes ``(predictions, targets, *, weights, where, ..., reduce_fn)`` and wor
 ``vmap``.
 """
 
+from debias_jax.losses.ceb import ceb_added_positives, ceb_weighted
 from debias_jax.losses.implicit import relmf, umf
 from debias_jax.losses.in_batch import in_batch_softmax, resampled_softmax
 from debias_jax.losses.pairwise import bpr
@@ -13,6 +14,8 @@ from debias_jax.losses.sampled import importance_sampled_softmax
 __all__ = [
     "bce",
     "bpr",
+    "ceb_added_positives",
+    "ceb_weighted",
     "importance_sampled_softmax",
     "in_batch_softmax",
     "relmf",

@@ -1,7 +1,7 @@
 """Models as pairs of pure functions: parameters are plain nested dicts, flax stays inside this package."""
 
 from debias_jax.models.base import Model, from_nnx
-from debias_jax.models.exposure import biif_exposure
+from debias_jax.models.exposure import biif_exposure, cjmf_exposure
 from debias_jax.models.mf import item_vectors, mf, user_vectors
 from debias_jax.models.mmoe import mmoe
 from debias_jax.models.propensity import additive_logistic
@@ -11,6 +11,7 @@ __all__ = [
     "Model",
     "additive_logistic",
     "biif_exposure",
+    "cjmf_exposure",
     "from_nnx",
     "item_vectors",
     "mf",
