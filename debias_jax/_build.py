@@ -388,6 +388,7 @@ def build_method(
         "adversary_model": pairwise,
         "biased_model": functools.partial(pairwise, bias=True),
         "exposure_model": lambda: models.biif_exposure(n_users, dim=settings["dim"]),
+        "item_exposure_model": lambda: models.cjmf_exposure(dim=settings["dim"]),
         "propensity_model": lambda: models.additive_logistic(
             n_users, n_items, dim=settings["dim"] if settings["propensity_factors"] else None
         ),

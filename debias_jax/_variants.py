@@ -10,9 +10,9 @@ from debias_jax._build import argument_names
 from debias_jax._config import variant
 from debias_jax.errors import ConfigError
 
-EXPOSURE_LEARNING = ("biif", "joint_opt", "alter_opt", "bi_opt2")
+EXPOSURE_LEARNING = ("biif", "ubo", "joint_opt", "alter_opt", "bi_opt2", "cjmf", "ceb")
 
-IMPLICIT = ("mean_logit", "mf", "bpr", "ips", "snips", "relmf", "umf", *EXPOSURE_LEARNING)
+IMPLICIT = ("mean_logit", "mf", "bpr", "ips", "snips", "relmf", "umf", *EXPOSURE_LEARNING, "auto_debias")
 """The methods of the implicit family, in the order of the tables."""
 
 _UNIFORM = {"frame": "clicks_and_uniform_pairs"}
@@ -46,10 +46,24 @@ def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Con
         "biif_attached": ("biif", {"detach_items": False}, {}),
         "biif_inner_adam": ("biif", {"inner_step": "adam"}, {}),
         "biif_inner_sgd": ("biif", {"inner_step": "sgd"}, {}),
+        "cjmf_released": ("cjmf", {"variant": "released"}, {}),
+        "ceb_pu": ("ceb", {"risk": "pu"}, {}),
+        "ceb_added_positives": ("ceb", {"risk": "added_positives"}, {}),
+        "ceb_added_positives_released": ("ceb", {"risk": "added_positives", "variant": "released"}, {}),
+        "ceb_detached": ("ceb", {"detach_weights": True}, {}),
+        "auto_debias_ratings": ("auto_debias", {"feedback": "ratings"}, {}),
+        # It does not read these two.
+        "auto_debias_released": ("auto_debias", {"variant": "released"}, {"lr": 0.0, "weight_decay": 0.0}),
     }
+    # Its scores are fitted to labels of -1 and 1, which take an offset.
+    model = {"auto_debias": {"bias": True}}
     return {
         name: variant(
-            method, options=options, fixed=fixed, **{**tuned.get(method, {}), **tuned.get(name, {})}
+            method,
+            options=options,
+            model=model.get(method),
+            fixed=fixed,
+            **{**tuned.get(method, {}), **tuned.get(name, {})},
         )
         for name, (method, options, fixed) in (plain | named).items()
     }

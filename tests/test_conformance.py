@@ -257,6 +257,22 @@ ROWS = [
         logits=("pos", "scores"),
         call=corrected_softmax,
     ),
+    Row("losses.ceb_weighted", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
+    Row("losses.ceb_added_positives", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
+    *(
+        Row(
+            f"losses.{name}",
+            CLICKS | {"weight_logits": normal},
+            static,
+            smooth=("logits", "weight_logits", "exposure", "weights"),
+            logits=("logits", "weight_logits"),
+        )
+        for name, static in [
+            ("ceb_weighted", {}),
+            ("ceb_added_positives", {}),
+            ("ceb_added_positives", {"variant": "released"}),
+        ]
+    ),
     Row("losses.relmf", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
     Row("losses.umf", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
     Row("risks.naive", OBSERVED, smooth=("errors",), logits=("errors",)),

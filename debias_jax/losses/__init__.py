@@ -4,6 +4,7 @@ Each takes ``(predictions, targets, *, weights, where, ..., reduce_fn)`` and wor
 ``vmap``.
 """
 
+from debias_jax.losses.ceb import ceb_added_positives, ceb_weighted
 from debias_jax.losses.chunked import chunked_cross_entropy, in_chunks
 from debias_jax.losses.implicit import relmf, umf
 from debias_jax.losses.in_batch import in_batch_softmax, resampled_softmax
@@ -16,6 +17,8 @@ from debias_jax.losses.softmax import cross_entropy, top_cross_entropy, truncate
 __all__ = [
     "bce",
     "bpr",
+    "ceb_added_positives",
+    "ceb_weighted",
     "chunked_cross_entropy",
     "cross_entropy",
     "gbce",

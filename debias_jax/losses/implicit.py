@@ -26,7 +26,7 @@ from debias_jax._reduce import fill_masked, safe_reduce
 from debias_jax.types import Array, ReduceFn
 
 # exp overflows float32 at 88.7.
-_LARGEST_EXPONENT = 80.0
+LARGEST_EXPONENT = 80.0
 
 
 def relmf(
@@ -82,7 +82,7 @@ def relmf(
         Implicit Feedback", WSDM 2020, eq. 9, with log loss (the released program has squared loss); eq. 4 of
         the Biif paper.
     """
-    logits, clicks, exposure = _checked(logits, clicks, exposure, weights, where)
+    logits, clicks, exposure = checked_clicks(logits, clicks, exposure, weights, where)
     if probability_clip is not None:
         bound = jnp.log1p(-probability_clip) - jnp.log(probability_clip)
         logits = jnp.clip(logits, -bound, bound)
@@ -140,14 +140,15 @@ def umf(
     References:
         Eq. 10 of the Biif paper, where it is called unbiased; see the text of this module for what holds.
     """
-    logits, clicks, exposure = _checked(logits, clicks, exposure, weights, where)
+    logits, clicks, exposure = checked_clicks(logits, clicks, exposure, weights, where)
     # Switched off before the logarithm: 0 * log(0) would be NaN at an unclicked entry with exposure 0.
     at_click = jax.nn.softplus(-logits) - jnp.log(jnp.where(clicks > 0, exposure, 1.0))
     values = clicks * at_click + (1.0 - clicks) * _no_click(logits, exposure)
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
 
 
-def _checked(logits, clicks, exposure, weights, where) -> tuple[Array, Array, Array]:
+def checked_clicks(logits, clicks, exposure, weights, where) -> tuple[Array, Array, Array]:
+    """The arguments of a loss of clicks, checked, the exposure broadcast, and filled where masked."""
     check_float(logits=logits, clicks=clicks, exposure=exposure, weights=weights)
     check_same_shape(logits=logits, clicks=clicks)
     check_broadcastable(jnp.shape(logits), exposure=exposure, weights=weights)
@@ -181,7 +182,7 @@ def _no_click_jvp(primals, tangents):
     # Nothing is subtracted or divided by 1 - m p, so the second derivatives that a hypergradient takes are
     # finite too.
     logits, exposure = primals
-    odds = jnp.exp(jnp.minimum(logits, _LARGEST_EXPONENT))
+    odds = jnp.exp(jnp.minimum(logits, LARGEST_EXPONENT))
     r = 1.0 / (1.0 + _unexposed(exposure) * odds)
     tangent = exposure * jax.nn.sigmoid(logits) * r * tangents[0] + odds * r * tangents[1]
     return _no_click(logits, exposure), tangent

@@ -1,12 +1,15 @@
 """Methods: each a file that names its terms and hands them to a recipe."""
 
 from debias_jax.methods.alter_opt import alter_opt as alter_opt
+from debias_jax.methods.auto_debias import auto_debias as auto_debias
 from debias_jax.methods.badr import badr as badr
 from debias_jax.methods.badr_mmoe import badr_mmoe as badr_mmoe
 from debias_jax.methods.bi_opt2 import bi_opt2 as bi_opt2
 from debias_jax.methods.biif import biif as biif
 from debias_jax.methods.bir import bir as bir
 from debias_jax.methods.bpr import bpr as bpr
+from debias_jax.methods.ceb import ceb as ceb
+from debias_jax.methods.cjmf import cjmf as cjmf
 from debias_jax.methods.cvib import cvib as cvib
 from debias_jax.methods.d_dr import d_dr as d_dr
 from debias_jax.methods.damf import damf as damf
@@ -39,17 +42,21 @@ from debias_jax.methods.ssl import ssl as ssl
 from debias_jax.methods.ssl_pop import ssl_pop as ssl_pop
 from debias_jax.methods.stable_dr import stable_dr as stable_dr
 from debias_jax.methods.tdr_cl import tdr_cl as tdr_cl
+from debias_jax.methods.ubo import ubo as ubo
 from debias_jax.methods.umf import umf as umf
 from debias_jax.methods.xir import xir as xir
 
 __all__ = [
     "alter_opt",
+    "auto_debias",
     "badr",
     "badr_mmoe",
     "bi_opt2",
     "biif",
     "bir",
     "bpr",
+    "ceb",
+    "cjmf",
     "cvib",
     "d_dr",
     "damf",
@@ -82,6 +89,7 @@ __all__ = [
     "ssl_pop",
     "stable_dr",
     "tdr_cl",
+    "ubo",
     "umf",
     "xir",
 ]

@@ -152,6 +152,28 @@ def click_triplets(*, batch_size: int, n_negatives: int = 1) -> BatchesFn:
     return batches
 
 
+def without_exposed(frame: BatchesFn) -> BatchesFn:
+    """A pair frame with the "probably exposed" pairs masked out of it, positive and negative ones.
+
+    What ``clicks_and_uniform_pairs`` then estimates is the risk over all other pairs, its weights apart, which still
+    count the exposed ones.
+
+    Args:
+        frame: gives ``PairBatch``.
+    """
+
+    def batches(data: TrainData, key: Key) -> PairBatch:
+        batch = frame(data, key)
+        n = data.observed_set.items.shape[0]
+        exposed = sampling.find(data.observed_set, data.exposed_users, data.exposed_items)
+        # Position n stands for pairs that are not in the log.
+        held_out = jnp.zeros(n + 1, bool).at[exposed].set(exposed >= 0)
+        position = sampling.find(data.observed_set, batch.users, batch.items)
+        return batch._replace(where=batch.where & ~held_out[jnp.where(position < 0, n, position)])
+
+    return batches
+
+
 FRAMES = {
     "observed": lambda batch_size, n_negatives: observed_pairs(batch_size=batch_size),
     "clicks_and_negatives": lambda batch_size, n_negatives: clicks_and_negatives(

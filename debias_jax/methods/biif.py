@@ -9,7 +9,7 @@ from debias_jax.methods._terms import (
     prediction_group,
 )
 from debias_jax.methods.base import Method
-from debias_jax.methods.batching import pair_frame
+from debias_jax.methods.batching import pair_frame, without_exposed
 from debias_jax.methods.recipes import bilevel
 from debias_jax.models.base import Model
 
@@ -28,6 +28,7 @@ def biif(
     inner_step: str = "virtual_sgd",
     detach_items: bool = True,
     reduction: str = "sum",
+    train_on_exposed: bool = True,
 ) -> Method:
     """Learns relevance on L2 with exposure m(u, i), and m through what the step does to known pairs.
 
@@ -60,6 +61,7 @@ def biif(
         inner_step: see above.
         detach_items: see above.
         reduction: see above.
+        train_on_exposed: whether the "probably exposed" pairs are training rows too; ``methods.ubo`` leaves them out.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
@@ -81,6 +83,7 @@ def biif(
     Source:
         Biif Algorithm 1 and eq. 10, 14, 16, 17; UBO (arXiv 2206.00147).
     """
+    batches = pair_frame(frame, batch_size=batch_size, n_negatives=n_negatives)
     terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
     return bilevel(
         prediction_group(model),
@@ -88,7 +91,7 @@ def biif(
         names=("prediction", "exposure"),
         inner_loss=terms.umf,
         outer_loss=terms.exposed_bce,
-        batches=pair_frame(frame, batch_size=batch_size, n_negatives=n_negatives),
+        batches=batches if train_on_exposed else without_exposed(batches),
         predict=predict_logits(model),
         hparams=HPARAMS,
         inner_step=inner_step,

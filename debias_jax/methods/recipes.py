@@ -258,6 +258,7 @@ def bilevel(
     hparams: dict[str, float],
     inner_step: str = "virtual_sgd",
     reduction: str = "sum",
+    inner_last: bool = False,
     exposure=None,
 ) -> Method:
     """Steps the inner group on its loss, and the outer group through that step.
@@ -281,6 +282,8 @@ def bilevel(
         reduction: ``"sum"`` or ``"mean"`` of both losses inside the hypergradient. Adam's epsilon makes this the
             decisive setting of the outer step: with means the hypergradient can fall below it, and the outer group
             then stands still.
+        inner_last: whether the inner step that is kept is taken anew at the outer group's new value (AutoDebias; Ren
+            et al. 2018), instead of being the one that the outer group was stepped through (Biif).
         exposure: see ``Method.exposure``.
 
     Returns:
@@ -325,14 +328,17 @@ def bilevel(
             inner_args=(context, batch),
             outer_args=(context, batch),
         )
+        new_other, new_other_state = _apply(outer, hyper.grads, other, other_state, state.hparams)
         total, count, *_ = inner_loss({inner_name: own, outer_name: other}, context, batch)
-        if virtual:
-            scale = safe_divide(1.0, count) if reduction == "sum" else 1.0
-            mean_grads = jax.tree.map(lambda grad: scale * grad, hyper.inner_grads)
-            new_own, new_own_state = _apply(inner_group, mean_grads, own, own_state, state.hparams)
+        if virtual or inner_last:
+            grads = hyper.inner_grads
+            if inner_last:
+                grads = jax.grad(inner_objective)(own, new_other, context, batch)
+            scale = safe_divide(1.0, count) if virtual and reduction == "sum" else 1.0
+            grads = jax.tree.map(lambda grad: scale * grad, grads)
+            new_own, new_own_state = _apply(inner_group, grads, own, own_state, state.hparams)
         else:
             new_own, new_own_state = hyper.inner_params, hyper.opt_state
-        new_other, new_other_state = _apply(outer, hyper.grads, other, other_state, state.hparams)
         state = state._replace(
             step=state.step + 1,
             params={inner_name: new_own, outer_name: new_other},

@@ -4,7 +4,7 @@ from debias_jax.models import convert as convert
 from debias_jax.models.base import Model, from_nnx
 from debias_jax.models.bert4rec import bert4rec
 from debias_jax.models.caser import caser
-from debias_jax.models.exposure import biif_exposure
+from debias_jax.models.exposure import biif_exposure, cjmf_exposure
 from debias_jax.models.fmlp import fmlp_rec
 from debias_jax.models.gru4rec import gru4rec
 from debias_jax.models.mf import item_vectors, mf, user_vectors
@@ -19,6 +19,7 @@ __all__ = [
     "bert4rec",
     "biif_exposure",
     "caser",
+    "cjmf_exposure",
     "convert",
     "fmlp_rec",
     "from_nnx",

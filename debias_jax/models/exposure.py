@@ -63,3 +63,61 @@ class _GatedExposure(nnx.Module):
         check_pairs(users, popularity)
         affinity = jnp.einsum("...d,...d->...", lookup(self.user[...], users), item_vectors)
         return gate * jax.nn.sigmoid(affinity) + (1 - gate) * popularity
+
+
+def cjmf_exposure(*, dim: int, init_scale: float = 0.03) -> Model:
+    r"""CJMF's exposure of an item, the same for all users: its popularity, mixed, and raised to a learnt power.
+
+    .. math::
+        \bar m_i = \big[w_i\, \sigma(c^\top \omega_i + d) + (1 - w_i)\, \mathrm{pop}_i\big]
+                   ^{\sigma(e^\top \omega_i + f)}, \qquad w_i = \sigma(a^\top \omega_i + b)
+
+    ``apply(params, item_vectors, popularity)``: the item vectors :math:`\omega_i` are the recommender's and come in as
+    an argument, as in ``biif_exposure``. ``item_vectors [..., dim]`` and ``popularity [...]`` in (0, 1]; CJMF's is
+    :math:`(c_i + 1) / (\max_j c_j + 1)` for click counts c, so that the power of an item without clicks has a
+    derivative. The result is a probability.
+
+    Args:
+        dim: length of the recommender's item vectors.
+        init_scale: standard deviation of the normal initialisation (the released program's is cut off at two).
+
+    Returns:
+        The model; parameters ``affinity_weight``, ``gate_weight``, ``power_weight`` ``[dim]`` (c, a, e) and
+        ``affinity_bias``, ``gate_bias``, ``power_bias`` ``[]`` (d, b, f).
+
+    Raises:
+        ConfigError: ``dim`` is not a positive integer.
+        ValueError: (``apply``) shapes do not fit.
+        TypeError: (``apply``) vectors or popularity are not floating.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> model = cjmf_exposure(dim=2)
+        >>> params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+        >>> print(model.apply(params, jnp.ones((2, 2)), jnp.asarray([0.22, 0.78])))   # (.5 * .5 + .5 * pop)^.5
+        [0.6 0.8]
+
+    Source:
+        Zhu, He, Zhang, Caverlee, "Unbiased implicit recommendation and propensity estimation via combinational joint
+        learning", RecSys 2020, and its released program.
+    """
+    check_sizes(dim=dim)
+    return from_nnx(lambda rngs: _ItemExposure(dim, init_scale, rngs=rngs))
+
+
+class _ItemExposure(nnx.Module):
+    def __init__(self, dim, init_scale, *, rngs):
+        self.affinity_weight = param(rngs(), (dim,), init_scale)
+        self.affinity_bias = param(rngs(), (), init_scale)
+        self.gate_weight = param(rngs(), (dim,), init_scale)
+        self.gate_bias = param(rngs(), (), init_scale)
+        self.power_weight = param(rngs(), (dim,), init_scale)
+        self.power_bias = param(rngs(), (), init_scale)
+
+    def __call__(self, item_vectors, popularity):
+        check_float(item_vectors=item_vectors, popularity=popularity)
+        gate = jax.nn.sigmoid(item_vectors @ self.gate_weight[...] + self.gate_bias[...])
+        check_same_shape(popularity=popularity, item_vectors_without_last_axis=gate)
+        affinity = jax.nn.sigmoid(item_vectors @ self.affinity_weight[...] + self.affinity_bias[...])
+        power = jax.nn.sigmoid(item_vectors @ self.power_weight[...] + self.power_bias[...])
+        return (gate * affinity + (1 - gate) * popularity) ** power

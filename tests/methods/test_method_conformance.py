@@ -47,14 +47,28 @@ def _doubly_robust(factory):
     return lambda: factory(_mf(), _mf(), models.additive_logistic(N_USERS, N_ITEMS), batch_size=16)
 
 
+def _auto_debias(**options):
+    vectors = {"user_vectors": models.user_vectors, "item_vectors": models.item_vectors}
+    biased = models.mf(N_USERS, N_ITEMS, dim=DIM, bias=True)
+    return lambda: methods.auto_debias(biased, **vectors, block=(10, 8), **options)
+
+
+def _cjmf():
+    item_exposure = models.cjmf_exposure(dim=DIM)
+    return methods.cjmf(_mf(), item_exposure, item_vectors=models.item_vectors, n_models=3, batch_size=48)
+
+
 BUILD = {
     "alter_opt": _with_exposure(methods.alter_opt),
+    "auto_debias": _auto_debias(),
     "badr": _doubly_robust(methods.badr),
     "badr_mmoe": lambda: methods.badr_mmoe(_mmoe(), batch_size=16),
     "bi_opt2": _with_exposure(methods.bi_opt2),
     "biif": _with_exposure(methods.biif),
     "bir": lambda: methods.bir(_mf(), batch_size=16),
     "bpr": lambda: methods.bpr(_mf(), batch_size=16),
+    "ceb": _with_exposure(methods.ceb),
+    "cjmf": _cjmf,
     "cvib": lambda: methods.cvib(_mf(), batch_size=16),
     "d_dr": _doubly_robust(methods.d_dr),
     "damf": lambda: methods.damf(models.mf(N_USERS, N_ITEMS, dim=DIM, bias=True), _mf(), batch_size=16),
@@ -86,6 +100,7 @@ BUILD = {
     "ssl_pop": lambda: methods.ssl_pop(_mf(), batch_size=16),
     "stable_dr": _doubly_robust(methods.stable_dr),
     "tdr_cl": _doubly_robust(methods.tdr_cl),
+    "ubo": _with_exposure(methods.ubo),
     "umf": lambda: methods.umf(_mf(), batch_size=32),
     "xir": lambda: methods.xir(_mf(), batch_size=16),
 }
@@ -112,7 +127,7 @@ def _method(name):
 
 
 WITHOUT_EXPOSURE = (
-    *("bpr", "cvib", "damf", "dib", "eib", "mean_logit", "mf", "mf_bias"),
+    *("auto_debias", "bpr", "cvib", "damf", "dib", "eib", "mean_logit", "mf", "mf_bias"),
     *("bir", "g_tower", "mns", "ssl", "ssl_pop", "xir"),
 )
 
@@ -156,7 +171,7 @@ def _structure(tree):
 
 
 RESUMED = (
-    *("mean_logit", "mf", "bpr", "biif", "joint_opt", "alter_opt"),
+    *("mean_logit", "mf", "bpr", "biif", "joint_opt", "alter_opt", "auto_debias", "cjmf"),
     *("badr", "stable_dr", "dce_tdr", "cvib", "damf", "ddpo"),
     *("bir", "g_tower", "xir"),
 )
@@ -165,7 +180,8 @@ takes long to compile."""
 
 RESUMED_AS = {
     **dict.fromkeys(("ips", "snips", "relmf", "umf", "mf_bias"), "mf"),
-    "bi_opt2": "biif",
+    **dict.fromkeys(("bi_opt2", "ubo"), "biif"),
+    "ceb": "joint_opt",
     **dict.fromkeys(("badr_mmoe", "escm2_dr", "escm2_ips", "multi_dr", "multi_ips"), "ddpo"),
     **dict.fromkeys(("dr_bias", "dr_jl", "dr_mse", "eib", "mrdr", "sndr", "tdr_cl", "d_dr"), "badr"),
     **dict.fromkeys(("dr_mse_gpl",), "stable_dr"),
