@@ -1,8 +1,10 @@
-"""Implicit feedback made of ratings: what a user rates above the own mean, among users and items with enough rows."""
+"""Implicit feedback made of ratings: who and what is kept, and which ratings are positives."""
+
+import dataclasses
 
 import numpy as np
 
-from debias_jax.data._settings import check_number
+from debias_jax.data._settings import check_integer, check_number
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import ConfigError, DataError
@@ -47,41 +49,121 @@ def from_ratings(dataset: Dataset, *, min_user_rows: int = 10, min_item_rows: in
         raise ConfigError(f"{dataset.name} has no ratings, of which users could have a mean")
     check_number("min_user_rows", min_user_rows, "[0, inf)")
     check_number("min_item_rows", min_item_rows, "[0, inf)")
-    kept = np.arange(len(train))
-    while True:
-        of_user = np.bincount(train.users[kept], minlength=train.n_users)[train.users[kept]]
-        of_item = np.bincount(train.items[kept], minlength=train.n_items)[train.items[kept]]
-        enough = (of_user >= min_user_rows) & (of_item >= min_item_rows)
-        if enough.all():
-            break
-        kept = kept[enough]
+    kept = _enough(train, min_user_rows, min_item_rows, until_stable=True)
     if not kept.size:
         raise DataError(
             f"{dataset.name}: no user with {min_user_rows} ratings of items with {min_item_rows} is left"
         )
-    core = train.take(kept)
-    users, user_codes = np.unique(core.users, return_inverse=True)
-    items, item_codes = np.unique(core.items, return_inverse=True)
+    core, users, items = _compact(train.take(kept))
     ratings = core.ratings.astype(np.float64)
-    means = np.bincount(user_codes, ratings) / np.bincount(user_codes)
+    means = np.bincount(core.users, ratings) / np.bincount(core.users)
     # A mean of n equal ratings may come out a rounding above them.
-    liked = ratings >= means[user_codes] - 1e-9
-    columns = {
-        name: None if getattr(core, name) is None else getattr(core, name)[liked]
-        for name in ("ratings", "timestamps", "propensities")
-    }
-    n_liked = int(liked.sum())
+    liked = core.take(ratings >= means[core.users] - 1e-9)
+    note = (
+        f"users with {min_user_rows} and items with {min_item_rows} ratings at least; a row is a rating of at "
+        "least the user's own mean"
+    )
+    return _kept(dataset, dataclasses.replace(liked, labels=np.ones(len(liked))), users, items, (note,))
+
+
+def first_block(
+    dataset: Dataset,
+    *,
+    min_user_rows: int = 10,
+    min_item_rows: int = 8,
+    until_stable: bool = False,
+    n_users: int = 3000,
+    n_items: int = 3000,
+) -> Dataset:
+    """The first users and items of a log among those with enough rows: a block small enough for dense matrices.
+
+    First users, then items with too few rows are dropped; once, so that a user may be left with fewer, or until all
+    that are left have enough. Then the first of each in the order of their codes (for ``data.frame.read`` the order of
+    appearance in the file) are kept, and the rows between them. Users and items without such a row are dropped at the
+    end. The paper names the numbers; order, repetition and what "first" means are ours.
+
+    Args:
+        dataset: all in ``train``.
+        min_user_rows: rows that a user must have.
+        min_item_rows: rows that an item must have, counted after users were dropped.
+        until_stable: whether to drop again and again.
+        n_users: users to keep at most.
+        n_items: items to keep at most.
+
+    Returns:
+        The dataset, labels and ratings as they were, with users and items encoded anew.
+
+    Raises:
+        ConfigError: there are other parts, or a number is out of range.
+        DataError: nothing is left.
+
+    >>> import numpy as np
+    >>> from debias_jax.data import synthetic
+    >>> log = synthetic.generate(seed=0, n_users=40, n_items=30).replace(test=None)
+    >>> block = first_block(log, min_user_rows=3, min_item_rows=3, n_users=10, n_items=20)
+    >>> block.n_users <= 10, block.n_items <= 20, int(block.users.ids[0])
+    (True, True, 0)
+
+    Source:
+        Biif, section 4: users with fewer than 10 and items with fewer than 8 interactions removed from Amazon CDs, the
+        first 3,000 of each kept.
+    """
+    for part in ("validation", "test"):
+        if getattr(dataset, part) is not None:
+            raise ConfigError(f"{dataset.name} has a {part} part; choose users and items before splitting")
+    check_number("min_user_rows", min_user_rows, "[0, inf)")
+    check_number("min_item_rows", min_item_rows, "[0, inf)")
+    check_integer("n_users", n_users, 1)
+    check_integer("n_items", n_items, 1)
+    rows = dataset.train.take(_enough(dataset.train, min_user_rows, min_item_rows, until_stable=until_stable))
+    users, items = np.unique(rows.users)[:n_users], np.unique(rows.items)[:n_items]
+    rows = rows.take(np.isin(rows.users, users) & np.isin(rows.items, items))
+    if not len(rows):
+        raise DataError(
+            f"{dataset.name}: the first {n_users} users with {min_user_rows} rows and the first {n_items} items with "
+            f"{min_item_rows} have no row in common"
+        )
+    times = "until all had enough" if until_stable else "once"
+    note = (
+        f"users with {min_user_rows} and items with {min_item_rows} rows at least, others dropped {times}; of "
+        f"these the first {n_users} and {n_items}"
+    )
+    rows, kept_users, kept_items = _compact(rows)
+    return _kept(dataset, rows, kept_users, kept_items, (*dataset.notes, note))
+
+
+def _enough(rows: Interactions, min_user_rows: int, min_item_rows: int, *, until_stable: bool) -> np.ndarray:
+    """Positions of the rows of users and items that have enough."""
+    kept = np.arange(len(rows))
+    while True:
+        before = kept.size
+        for codes, size, least in (
+            (rows.users, rows.n_users, min_user_rows),
+            (rows.items, rows.n_items, min_item_rows),
+        ):
+            kept = kept[np.bincount(codes[kept], minlength=size)[codes[kept]] >= least]
+        if not until_stable or kept.size == before:
+            return kept
+
+
+def _compact(rows: Interactions) -> tuple[Interactions, np.ndarray, np.ndarray]:
+    """The rows with codes of their own, and the codes that these stand for."""
+    users, user_codes = np.unique(rows.users, return_inverse=True)
+    items, item_codes = np.unique(rows.items, return_inverse=True)
+    changes = {"users": user_codes, "items": item_codes, "n_users": len(users), "n_items": len(items)}
+    return dataclasses.replace(rows, **changes), users, items
+
+
+def _kept(
+    dataset: Dataset, train: Interactions, users: np.ndarray, items: np.ndarray, notes: tuple[str, ...]
+) -> Dataset:
+    """A dataset of these users and items."""
     return dataset.replace(
-        train=Interactions(
-            user_codes[liked], item_codes[liked], np.ones(n_liked), len(users), len(items), **columns
-        ),
+        train=train,
         users=Vocabulary(dataset.users.decode(users), kind="user"),
         items=Vocabulary(dataset.items.decode(items), kind="item"),
         user_features=None if dataset.user_features is None else dataset.user_features[users],
         item_features=None if dataset.item_features is None else dataset.item_features[items],
         truth=None,
-        notes=(
-            f"users with {min_user_rows} and items with {min_item_rows} ratings at least; a row is a rating of at "
-            "least the user's own mean",
-        ),
+        notes=notes,
     )
