@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _complete, data, methods, models, training
+from debias_jax import _complete, _logistic_mf, data, methods, models, training
 from debias_jax._config import choose
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError, nearest
@@ -33,10 +33,12 @@ DATASETS = {
     "gowalla": data.gowalla.load,
     "kuairec": data.kuairec.load,
     "ml_100k": data.movielens.load_100k,
+    "ml_100k_exposure": _logistic_mf.load_ml_100k_exposure,
     "ml_100k_implicit": ml_100k_implicit,
     "ml_100k_sim": _complete.load_ml_100k_sim,
     "ml_1m": data.ml_1m.load,
     "own": data.frame.read,
+    "own_exposure": _logistic_mf.load_own_exposure,
     "sequences": data.sequences.load,
     "synthetic": data.synthetic.generate,
     "synthetic_sequences": data.synthetic_sequences.generate,
@@ -54,6 +56,7 @@ FOLDERS = {
     "gowalla": "gowalla",
     "kuairec": "kuairec",
     "ml_100k": "ml-100k",
+    "ml_100k_exposure": "ml-100k",
     "ml_100k_implicit": "ml-100k",
     "ml_100k_sim": "ml-100k",
     "ml_1m": "ml-1m",

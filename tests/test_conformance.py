@@ -163,6 +163,11 @@ def in_chunks(hidden, **arguments):
     )
 
 
+def estimate(output):
+    """Of an off-policy value; one list has no interval."""
+    return output.estimate
+
+
 SAMPLED = {"pos": normal, "neg": samples, "weights": probability}
 CLICKS = {"logits": normal, "clicks": binary, "exposure": probability, "weights": probability}
 OBSERVED = {"errors": normal, "observed": binary}
@@ -176,6 +181,7 @@ IMPUTED = {
 }
 SMOOTH = ("errors", "imputed", "propensity", "weights")
 RANKED = {"scores": normal, "labels": binary}
+LOGGED = RANKED | {"observed": binary, "propensity": probability}
 
 COUNTED = SAMPLED | {"counts": sample_counts}
 
@@ -332,15 +338,41 @@ ROWS = [
     Row("metrics.auc", RANKED, empty=np.nan),
     Row("metrics.average_precision", RANKED, {"k": 3}),
     Row("metrics.dcg", RANKED | {"weights": probability}, {"k": 3}, smooth=("weights",)),
+    *(
+        Row(
+            "metrics.dr_value",
+            LOGGED | {"imputed": probability},
+            {"k": 3, "metric": metric},
+            outcome=estimate,
+        )
+        for metric in ("dcg", "ndcg", "precision", "recall")
+    ),
     Row("metrics.hit_rate", RANKED, {"k": 3}),
+    Row("metrics.ips_value", RANKED | {"propensity": probability}, {"k": 3}, outcome=estimate),
     Row("metrics.log_loss", {"logits": normal, "labels": binary}, smooth=("logits",), logits=("logits",)),
     Row("metrics.mrr", RANKED, {"k": 3}),
     Row("metrics.ndcg", RANKED, {"k": 3}),
+    Row(
+        "metrics.overlap",
+        {"propensity": probability, "observed": binary},
+        {"threshold": 0.3},
+        outcome=lambda out: out.small_weight,
+    ),
     Row("metrics.pearson", {"x": normal, "y": normal}, smooth=("x", "y")),
     Row("metrics.precision", RANKED, {"k": 3}),
     Row("metrics.recall", RANKED, {"k": 3}),
     Row("metrics.snips_dcg", RANKED | {"propensity": probability}, {"k": 3}),
+    Row("metrics.snips_value", LOGGED, {"k": 3}, outcome=estimate),
     Row("metrics.user_metrics", RANKED, call=user_metrics, outcome=lambda out: out[0]),
+    *(
+        Row(
+            "metrics.user_snips",
+            RANKED | {"propensity": probability},
+            {"k": 3, "metric": metric, "variant": variant},
+            outcome=estimate,
+        )
+        for variant, metric in (("published", "auc"), ("published", "dcg"), ("cjmf", "map"))
+    ),
 ]
 
 PAIRS = sampling.pair_set([0, 0, 1, 2, 2], [1, 3, 0, 2, 4], n_users=3)

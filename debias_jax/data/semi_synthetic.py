@@ -1,17 +1,17 @@
-r"""Semi-synthetic conversion data: every pair has a rating, a simulated log observes some of them.
+r"""Semi-synthetic data: what users like and see is fitted to a real log, what was logged is simulated.
 
-The ratings come from a completed matrix of a real log, so that taste has a real structure; the observation is
-simulated, so that its propensities are known. High ratings are observed more often, and nothing else matters: labels
-are missing not at random.
-
-Source: the simulation on MovieLens 100K of Guo et al., "Enhanced Doubly Robust Learning for Debiasing Post-Click
-Conversion Rate Estimation" (SIGIR 2021), in the form of BADR's Table 6.
+Taste and exposure so have a real structure, and the truth is known. ``simulate`` makes conversion data of a completed
+rating matrix: high ratings are observed more often and nothing else matters, labels are missing not at random (the
+simulation on MovieLens 100K of Guo et al., "Enhanced Doubly Robust Learning for Debiasing Post-Click Conversion Rate
+Estimation", SIGIR 2021, in the form of BADR's Table 6). ``simulate_clicks`` makes implicit feedback of matrices of
+exposure and relevance (Biif, section 4).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from debias_jax.data import _simulation
 from debias_jax.data._settings import check_integer, check_number
 from debias_jax.data.types import Dataset, Interactions, Truth
 from debias_jax.data.vocab import Vocabulary
@@ -168,4 +168,87 @@ def simulate(
             f"positive rates: {rates}",
         ),
         **parts,
+    )
+
+
+def simulate_clicks(
+    exposure: np.ndarray,
+    relevance: np.ndarray,
+    *,
+    seed: int = 0,
+    users: Vocabulary | None = None,
+    items: Vocabulary | None = None,
+    name: str = "semi_synthetic",
+) -> Dataset:
+    r"""Implicit feedback with known exposure and relevance.
+
+    .. math:: O_{ui} \sim \operatorname{Bern}(m_{ui}), \qquad R_{ui} \sim \operatorname{Bern}(\gamma_{ui}), \qquad
+        Y_{ui} = O_{ui} R_{ui}
+
+    The parts are those of ``synthetic.generate``, and a log so drawn can be prepared as a rated one is.
+
+    Args:
+        exposure: ``[n_users, n_items]``, m in (0, 1].
+        relevance: ``[n_users, n_items]``, gamma in [0, 1].
+        seed: of exposure, relevance and test draws, which have streams of their own.
+        users: vocabulary of the rows, default their numbers.
+        items: vocabulary of the columns, default their numbers.
+        name: of the dataset.
+
+    Returns:
+        ``train``: the exposed pairs with labels R and propensities m; clicks are its rows with label 1. ``test``:
+        every pair without a click, its relevance drawn afresh. ``truth``: m and gamma. No validation part.
+
+    Raises:
+        ConfigError: the seed is out of range.
+        DataError: a value is no probability, nothing is exposed, or shapes and vocabularies do not fit.
+
+    Source:
+        Biif, section 4, whose text draws O from the popularity theta; m is meant, and Y is one draw.
+
+    >>> m = np.full((30, 20), 0.5)
+    >>> data = simulate_clicks(m, 0.5 * m)
+    >>> len(data.train.positives) + len(data.test) == 30 * 20, float(data.truth.relevance[0, 0])
+    (True, 0.25)
+    """
+    exposure, relevance = np.asarray(exposure, np.float32), np.asarray(relevance, np.float32)
+    check_integer("seed", seed, 0)
+    if exposure.ndim != 2 or exposure.shape != relevance.shape:
+        raise DataError(
+            f"exposure and relevance must be matrices of one shape, got {exposure.shape} and {relevance.shape}"
+        )
+    for what, matrix, bad in (
+        ("exposure", exposure, ~((exposure > 0) & (exposure <= 1))),
+        ("relevance", relevance, ~((relevance >= 0) & (relevance <= 1))),
+    ):
+        if bad.any():
+            user, item = np.argwhere(bad)[0]
+            interval = "(0, 1]" if what == "exposure" else "[0, 1]"
+            raise DataError(f"{what}[{user}, {item}] = {matrix[user, item]} must be in {interval}")
+    n_users, n_items = exposure.shape
+    users = Vocabulary.range(n_users, kind="user") if users is None else users
+    items = Vocabulary.range(n_items, kind="item") if items is None else items
+    if (len(users), len(items)) != exposure.shape:
+        raise DataError(
+            f"exposure {exposure.shape} does not fit vocabularies of {len(users)} users and {len(items)} items"
+        )
+    rngs = [np.random.Generator(np.random.PCG64(stream)) for stream in np.random.SeedSequence(seed).spawn(3)]
+    train, test = _simulation.draw(exposure, relevance, *rngs)
+    if not len(train):
+        raise DataError(f"no pair was exposed; the mean exposure is {exposure.mean():.2g}")
+    n_clicks = len(train.positives)
+    correlation = np.corrcoef(exposure.ravel(), relevance.ravel())[0, 1] if np.ptp(relevance) else np.nan
+    return Dataset(
+        name=name,
+        train=train,
+        validation=None,
+        test=test,
+        users=users,
+        items=items,
+        truth=Truth(exposure=exposure, relevance=relevance),
+        notes=(
+            f"mean exposure {exposure.mean():.4f} (least {exposure.min():.2g}), mean relevance {relevance.mean():.4f}",
+            f"{n_clicks:,} clicks in {exposure.size:,} pairs ({n_clicks / exposure.size:.2%}), draw seed {seed}",
+            f"correlation of exposure and relevance {correlation:.3f}",
+        ),
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from debias_jax.data import _simulation
 from debias_jax.data._settings import check_integer, check_number
 from debias_jax.data.types import Dataset, Interactions, Truth
 from debias_jax.data.vocab import Vocabulary
@@ -151,16 +152,7 @@ def generate(
     exposure = _calibrate(popularity + activity + _ATTENTION * pair_part, mean_exposure, propensity_floor)
     exposure = exposure.astype(np.float32)
 
-    observed = exposure_rng.random((n_users, n_items)) < exposure
-    label = relevance_rng.random((n_users, n_items)) < relevance
-
-    users, items = np.nonzero(observed)
-    train = Interactions(
-        users, items, label[users, items], n_users, n_items, propensities=exposure[users, items]
-    )
-    users, items = np.nonzero(~(observed & label))
-    fresh = test_rng.random((n_users, n_items)) < relevance
-    test = Interactions(users, items, fresh[users, items], n_users, n_items)
+    train, test = _simulation.draw(exposure, relevance, exposure_rng, relevance_rng, test_rng)
     return Dataset(
         name=name,
         train=train,

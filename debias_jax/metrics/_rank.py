@@ -126,7 +126,7 @@ def ranked_dcg(
     if weights is not None:
         ranked = jnp.take_along_axis(weights, ranking.order[..., :k], axis=-1)
         gains = gains * jnp.where(ranking.valid[..., :k], ranked, 0.0)
-    return jnp.sum(gains * _discounts(gains.shape, discount, gains.dtype), axis=-1)
+    return jnp.sum(gains * discounts(gains.shape, discount, gains.dtype), axis=-1)
 
 
 def ranked_ndcg(ranking: Ranking, k: int | None, *, gain: str, discount: str, ideal: str) -> Array:
@@ -136,7 +136,7 @@ def ranked_ndcg(ranking: Ranking, k: int | None, *, gain: str, discount: str, id
         ranking.all_labels, ranking.all_labels.shape[-1] if ideal == "full" else _width(ranking, k)
     )[0]
     best = _gains(best, gain)
-    reachable = jnp.sum(best * _discounts(best.shape, discount, best.dtype), axis=-1)
+    reachable = jnp.sum(best * discounts(best.shape, discount, best.dtype), axis=-1)
     return _reduce.safe_divide(ranked_dcg(ranking, k, gain=gain, discount=discount), reachable)
 
 
@@ -213,7 +213,8 @@ def _gains(labels: Array, gain: str) -> Array:
     return labels if gain == "linear" else jnp.exp2(labels) - 1.0
 
 
-def _discounts(shape: tuple[int, ...], discount: str, dtype: Any) -> Array:
+def discounts(shape: tuple[int, ...], discount: str, dtype: Any) -> Array:
+    """What each rank counts: ``"log2"``, 1 / log2(r + 1), or ``"jarvelin"``, where rank 2 counts as rank 1."""
     check_option(discount, ("log2", "jarvelin"), "discount")
     ranks = (positions(shape) + 1).astype(dtype)
     if discount == "log2":

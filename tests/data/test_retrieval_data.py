@@ -132,3 +132,70 @@ def test_what_cannot_be_made_implicit():
         implicit.from_ratings(log.replace(test=log.train))
     with pytest.raises(ConfigError, match="min_item_rows"):
         implicit.from_ratings(log, min_item_rows=-1)
+
+
+class TestFirstBlock:
+    def log(self):
+        # Users 0-3 in the file's order; b is rare, and without user 2 it is rarer.
+        names = ["a", "b", "c", "d"]
+        rows = [(0, "c"), (0, "a"), (1, "a"), (1, "c"), (1, "d"), (2, "b"), (3, "a"), (3, "b"), (3, "c")]
+        users, items = np.array([u for u, _ in rows]), np.array([names.index(i) for _, i in rows])
+        train = data.Interactions(users, items, np.ones(9), 4, 4, ratings=np.arange(9) % 5 + 1.0)
+        vocabularies = (
+            data.Vocabulary(["u0", "u1", "u2", "u3"], kind="user"),
+            data.Vocabulary(names, kind="item"),
+        )
+        return data.Dataset("log", train, None, None, *vocabularies, notes=("label = rated",))
+
+    def test_users_are_dropped_then_items_once_or_until_stable(self):
+        once = implicit.first_block(self.log(), min_user_rows=2, min_item_rows=3)
+        # u2 has one row and goes; b then has one and d one, and both go.
+        assert (once.users.ids, once.items.ids) == (("u0", "u1", "u3"), ("a", "c"))
+        assert len(once.train) == 6
+        three = implicit.first_block(self.log(), min_user_rows=3, min_item_rows=2)
+        # u0 and u2 have fewer than three; a and c have two left, so u1 and u3 are left with two.
+        assert (three.users.ids, three.items.ids) == (("u1", "u3"), ("a", "c"))
+        with pytest.raises(DataError, match="log: the first 3000 users with 3 rows .* no row in common"):
+            implicit.first_block(self.log(), min_user_rows=3, min_item_rows=2, until_stable=True)
+
+    def test_the_first_of_what_is_left_with_its_rows(self):
+        block = implicit.first_block(self.log(), min_user_rows=0, min_item_rows=0, n_users=2, n_items=3)
+        # d is the fourth item; b is within the first three and has no row of u0 or u1.
+        assert (block.users.ids, block.items.ids) == (("u0", "u1"), ("a", "c"))
+        pairs = list(zip(block.train.users.tolist(), block.train.items.tolist(), strict=True))
+        assert pairs == [(0, 1), (0, 0), (1, 0), (1, 1)]
+        assert block.train.ratings.tolist() == [1, 2, 3, 4]
+        assert (
+            block.notes[0] == "label = rated" and "dropped once; of these the first 2 and 3" in block.notes[1]
+        )
+
+    def test_generated_log_agrees_with_a_plain_loop(self, rng):
+        users, items = np.divmod(rng.permutation(60 * 50)[:700], 50)
+        log = data.Interactions(users, items, np.ones(700), 60, 50)
+        dataset = data.Dataset(
+            "log",
+            log,
+            None,
+            None,
+            data.Vocabulary.range(60, kind="user"),
+            data.Vocabulary.range(50, kind="item"),
+        )
+        block = implicit.first_block(dataset, min_user_rows=10, min_item_rows=8, n_users=20, n_items=15)
+        pairs = list(zip(users.tolist(), items.tolist(), strict=True))
+        pairs = [(u, i) for u, i in pairs if sum(u == v for v, _ in pairs) >= 10]
+        pairs = [(u, i) for u, i in pairs if sum(i == j for _, j in pairs) >= 8]
+        first_users, first_items = sorted({u for u, _ in pairs})[:20], sorted({i for _, i in pairs})[:15]
+        expected = [(u, i) for u, i in pairs if u in first_users and i in first_items]
+        found = zip(block.users.decode(block.train.users), block.items.decode(block.train.items), strict=True)
+        assert [(int(u), int(i)) for u, i in found] == expected
+
+    def test_messages(self):
+        for change, message in (
+            ({"n_users": 0}, "n_users = 0 must be an integer >= 1"),
+            ({"min_item_rows": -1}, r"min_item_rows = -1 must be"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                implicit.first_block(self.log(), **change)
+        tested = self.log().replace(test=self.log().train)
+        with pytest.raises(ConfigError, match="log has a test part; choose users and items before splitting"):
+            implicit.first_block(tested)

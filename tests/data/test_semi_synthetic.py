@@ -1,10 +1,10 @@
-"""The semi-synthetic log: ratings by quantile, propensities by formula, parts that cover all pairs once."""
+"""Semi-synthetic logs: ratings by quantile, propensities by formula, parts that cover all pairs once; clicks."""
 
 import numpy as np
 import pytest
 
-from debias_jax.data import Vocabulary
-from debias_jax.data.semi_synthetic import YAHOO_R3_RATINGS, quantile_ratings, simulate
+from debias_jax.data import Vocabulary, splits
+from debias_jax.data.semi_synthetic import YAHOO_R3_RATINGS, quantile_ratings, simulate, simulate_clicks
 from debias_jax.errors import ConfigError, DataError
 
 
@@ -109,3 +109,72 @@ def test_messages():
     for call, error, message in cases:
         with pytest.raises(error, match=message):
             call()
+
+
+class TestClicks:
+    @pytest.fixture
+    def matrices(self, rng):
+        return rng.uniform(0.02, 0.98, (200, 150)), rng.uniform(0, 1, (200, 150))
+
+    def test_draws_have_the_probabilities_they_were_given(self, matrices):
+        exposure, relevance = matrices
+        dataset = simulate_clicks(exposure, relevance)
+        train, test = dataset.train, dataset.test
+        exposed = np.zeros(exposure.shape, bool)
+        exposed[train.users, train.items] = True
+        # Standardised sums over pairs; weighting by the probabilities tells them from their mean.
+        for weight in (np.ones_like(exposure), exposure):
+            score = np.sum(weight * (exposed - exposure))
+            assert abs(score) < 4 * np.sqrt(np.sum(weight**2 * exposure * (1 - exposure)))
+        for rows in (train, test):
+            chance = relevance[rows.users, rows.items]
+            for weight in (np.ones_like(chance), chance):
+                assert abs(np.sum(weight * (rows.labels - chance))) < 4 * np.sqrt(
+                    np.sum(weight**2 * chance * (1 - chance))
+                )
+        np.testing.assert_array_equal(
+            train.propensities, exposure[train.users, train.items].astype(np.float32)
+        )
+
+    def test_test_part_is_every_pair_without_a_click(self, matrices):
+        dataset = simulate_clicks(*matrices, seed=3)
+        clicks = dataset.train.positives
+        keys = np.concatenate([clicks.pair_keys, dataset.test.pair_keys])
+        np.testing.assert_array_equal(np.sort(keys), np.arange(200 * 150))
+        np.testing.assert_array_equal(dataset.truth.relevance, matrices[1].astype(np.float32))
+        assert any(f"{len(clicks):,} clicks" in note and "seed 3" in note for note in dataset.notes)
+
+    def test_seed_decides_and_one_matrix_leaves_the_draws_of_the_other(self, matrices):
+        exposure, relevance = matrices
+        first, again, other = (simulate_clicks(exposure, relevance, seed=seed) for seed in (1, 1, 2))
+        np.testing.assert_array_equal(first.train.labels, again.train.labels)
+        np.testing.assert_array_equal(first.test.labels, again.test.labels)
+        assert not np.array_equal(first.train.pair_keys, other.train.pair_keys)
+        more = simulate_clicks(exposure, np.minimum(1, relevance + 0.1), seed=1)
+        np.testing.assert_array_equal(more.train.pair_keys, first.train.pair_keys)
+        assert (more.train.labels >= first.train.labels).all()
+
+    def test_splits_take_it_as_a_rated_log(self, matrices):
+        dataset = splits.biif(simulate_clicks(*matrices), seed=0)
+        assert set(dataset.probably_exposed.labels.tolist()) == {0.0, 1.0}
+        assert dataset.train.propensities is not None
+
+    def test_messages(self):
+        half = np.full((3, 2), 0.5)
+        cases = [
+            (lambda: simulate_clicks(half[0], half[0]), r"matrices of one shape, got \(2,\) and \(2,\)"),
+            (lambda: simulate_clicks(half, half.T), r"got \(3, 2\) and \(2, 3\)"),
+            (lambda: simulate_clicks(0 * half, half), r"exposure\[0, 0\] = 0.0 must be in \(0, 1\]"),
+            (lambda: simulate_clicks(half, half * [1, 3]), r"relevance\[0, 1\] = 1.5 must be in \[0, 1\]"),
+            (lambda: simulate_clicks(half, np.nan * half), r"relevance\[0, 0\] = nan must"),
+            (lambda: simulate_clicks(1e-9 * half, half), "no pair was exposed; the mean exposure is 5e-10"),
+            (
+                lambda: simulate_clicks(half, half, users=Vocabulary.range(4, kind="user")),
+                r"\(3, 2\) does not fit vocabularies of 4 users and 2 items",
+            ),
+        ]
+        for call, message in cases:
+            with pytest.raises(DataError, match=message):
+                call()
+        with pytest.raises(ConfigError, match="seed = -1"):
+            simulate_clicks(half, half, seed=-1)
