@@ -6,7 +6,7 @@ Each takes ``(predictions, targets, *, weights, where, ..., reduce_fn)`` and wor
 
 from debias_jax.losses.implicit import relmf, umf
 from debias_jax.losses.in_batch import in_batch_softmax, resampled_softmax
-from debias_jax.losses.pairwise import bpr
+from debias_jax.losses.pairwise import bpr, ubpr
 from debias_jax.losses.pointwise import bce
 from debias_jax.losses.sampled import importance_sampled_softmax
 
@@ -17,5 +17,6 @@ __all__ = [
     "in_batch_softmax",
     "relmf",
     "resampled_softmax",
+    "ubpr",
     "umf",
 ]
