@@ -28,12 +28,12 @@ scaled up and item vectors down. ``precision``: lambda_y. ``initial_exposure``: 
 VARIANTS = ("corrected", "released")
 """The constant of the normal density: see ``expomf``."""
 
-EXPOSURES = ("posterior", "prior")
+EXPOSURES = ("prior", "posterior")
 """What ``expomf`` reports as its exposure estimate."""
 
 
 def expomf(
-    model: Model, *, variant: str = "corrected", exposure: str = "posterior", chunk_size: int = 1024
+    model: Model, *, variant: str = "corrected", exposure: str = "prior", chunk_size: int = 1024
 ) -> Method:
     r"""Matrix factorisation of clicks in which a pair without a click counts as far as it was exposed.
 
@@ -58,8 +58,10 @@ def expomf(
         variant: ``"corrected"``: N is the normal density; ``"released"``: its constant is sqrt(lambda_y pi / 2), as in
             the released program, pi times too large: pairs without a click get pi times the odds of exposure. (The
             1e-8 that the program adds to the density is left out of both.)
-        exposure: what ``Method.exposure`` gives: the ``"posterior"`` q_ui, which is 1 at clicks; or the ``"prior"``
-            mu_i, the model's probability that a pair is exposed before its click is known, the same for all users.
+        exposure: what ``Method.exposure`` gives: the ``"prior"`` mu_i, the model's probability that a pair is exposed,
+            the same for all users; or the ``"posterior"`` q_ui given the click, which is 1 at clicks and, where the
+            score is high without one, low. The prior is an estimate of the exposure probability m_ui, as other
+            methods have it, and follows it better on simulated logs; the posterior is one of the exposure itself.
         chunk_size: users whose pairs are held at once.
 
     Returns:
