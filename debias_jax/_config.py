@@ -92,6 +92,12 @@ def base_config() -> ConfigDict:
     config.tune.space = ConfigDict({"default": dict.fromkeys(_RATES, ("log", 3e-4, 1e-1))})
     config.tune.space.default.update(dict.fromkeys(_DECAYS, ("log", 1e-7, 1e-1)))
     config.tune.space.default.pseudo_count = ("log", 0.1, 100.0)
+    config.tune.space.expomf = {
+        "regularization": ("log", 1e-5, 10.0),
+        "initial_exposure": ("log", 1e-3, 0.3),
+    }
+    config.tune.space.ubpr = {"beta": ("log", 1e-4, 1.0)}
+    config.tune.space.wmf = {"alpha": ("log", 0.1, 100.0), "regularization": ("log", 1e-2, 100.0)}
     # Settings to begin with (published ones, say), by variant or method: a list of dicts. Those of "default" come next,
     # for every method with what it has of them.
     config.tune.first = ConfigDict()

@@ -12,7 +12,11 @@ from debias_jax.errors import ConfigError
 
 EXPOSURE_LEARNING = ("biif", "ubo", "joint_opt", "alter_opt", "bi_opt2", "cjmf", "ceb")
 
-IMPLICIT = ("mean_logit", "mf", "bpr", "ips", "snips", "relmf", "umf", *EXPOSURE_LEARNING, "auto_debias")
+IMPLICIT = (
+    *("mean_logit", "mf", "wmf", "bpr", "ubpr", "ips", "snips", "expomf", "relmf", "umf"),
+    *EXPOSURE_LEARNING,
+    "auto_debias",
+)
 """The methods of the implicit family, in the order of the tables."""
 
 _UNIFORM = {"frame": "clicks_and_uniform_pairs"}
@@ -36,6 +40,7 @@ def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Con
         "ips_logged": ("ips", {"propensity": "logged"}, {}),
         "snips_logged": ("snips", {"propensity": "logged"}, {}),
         "bpr_5": ("bpr", {"n_negatives": 5}, {}),
+        "expomf_released": ("expomf", {"variant": "released"}, {}),
         "relmf_unclipped": ("relmf", {"probability_clip": None}, {}),
         "mf_uniform": ("mf", _UNIFORM, {}),
         "relmf_uniform": ("relmf", _UNIFORM, {}),

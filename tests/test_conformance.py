@@ -62,6 +62,14 @@ def binary(rng, shape):
     return labels
 
 
+def binary_samples(rng, shape):
+    return binary(rng, (*shape, 3))
+
+
+def likely_samples(rng, shape):
+    return likely(rng, (*shape, 3))
+
+
 def count(rng, shape):
     return rng.integers(1, 50, shape).astype(np.float32)
 
@@ -280,6 +288,17 @@ ROWS = [
         ]
     ),
     Row("losses.relmf", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
+    *(
+        Row(
+            "losses.ubpr",
+            SAMPLED
+            | {"neg_clicks": binary_samples, "pos_exposure": probability, "neg_exposure": likely_samples},
+            {"beta": beta},
+            smooth=("pos", "neg", "pos_exposure", "neg_exposure", "weights"),
+            logits=("pos", "neg"),
+        )
+        for beta in (None, 0.5)
+    ),
     Row("losses.umf", CLICKS, smooth=("logits", "exposure", "weights"), logits=("logits",)),
     Row("risks.naive", OBSERVED, smooth=("errors",), logits=("errors",)),
     Row(

@@ -73,6 +73,17 @@ class TestSpace:
         space = search_space(config, "biif", {"lr": 0.0, "outer_lr": 0.0})
         assert first_settings(config, "biif", space) == first["default"]
 
+    def test_the_closed_form_methods_have_ranges_of_their_own(self):
+        table = experiment.implicit_variants({})
+        config = make_config({name: table[name] for name in ("expomf_released", "ubpr", "wmf")})
+        spaces = {
+            name: search_space(config, name, default_hparams(config, config.variants[name]))
+            for name in config.methods
+        }
+        assert sorted(spaces["expomf_released"]) == ["initial_exposure", "regularization"]
+        assert sorted(spaces["ubpr"]) == ["beta", "lr", "weight_decay"]
+        assert sorted(spaces["wmf"]) == ["alpha", "regularization"]
+
     def test_a_variant_that_fixes_all_is_refused(self):
         config = make_config({"it": frozen()})
         with pytest.raises(ConfigError, match="the hyperparameters outer_lr, of which it fixes outer_lr"):

@@ -9,7 +9,7 @@ from debias_jax.losses.chunked import chunked_cross_entropy, in_chunks
 from debias_jax.losses.implicit import relmf, umf
 from debias_jax.losses.in_batch import in_batch_softmax, resampled_softmax
 from debias_jax.losses.noise import gbce, negative_sampling, noise_contrastive
-from debias_jax.losses.pairwise import bpr
+from debias_jax.losses.pairwise import bpr, ubpr
 from debias_jax.losses.pointwise import bce
 from debias_jax.losses.sampled import importance_sampled_softmax, scaled_cross_entropy
 from debias_jax.losses.softmax import cross_entropy, top_cross_entropy, truncated_cross_entropy
@@ -32,5 +32,6 @@ __all__ = [
     "scaled_cross_entropy",
     "top_cross_entropy",
     "truncated_cross_entropy",
+    "ubpr",
     "umf",
 ]

@@ -24,6 +24,7 @@ from debias_jax.methods.dr_mse_gpl import dr_mse_gpl as dr_mse_gpl
 from debias_jax.methods.eib import eib as eib
 from debias_jax.methods.escm2_dr import escm2_dr as escm2_dr
 from debias_jax.methods.escm2_ips import escm2_ips as escm2_ips
+from debias_jax.methods.expomf import expomf as expomf
 from debias_jax.methods.g_tower import g_tower as g_tower
 from debias_jax.methods.ips import ips as ips
 from debias_jax.methods.joint_opt import joint_opt as joint_opt
@@ -43,7 +44,9 @@ from debias_jax.methods.ssl_pop import ssl_pop as ssl_pop
 from debias_jax.methods.stable_dr import stable_dr as stable_dr
 from debias_jax.methods.tdr_cl import tdr_cl as tdr_cl
 from debias_jax.methods.ubo import ubo as ubo
+from debias_jax.methods.ubpr import ubpr as ubpr
 from debias_jax.methods.umf import umf as umf
+from debias_jax.methods.wmf import wmf as wmf
 from debias_jax.methods.xir import xir as xir
 
 __all__ = [
@@ -71,6 +74,7 @@ __all__ = [
     "eib",
     "escm2_dr",
     "escm2_ips",
+    "expomf",
     "g_tower",
     "ips",
     "joint_opt",
@@ -90,6 +94,8 @@ __all__ = [
     "stable_dr",
     "tdr_cl",
     "ubo",
+    "ubpr",
     "umf",
+    "wmf",
     "xir",
 ]

@@ -6,6 +6,7 @@
 | ``clicks_and_negatives`` | every click, K uniform items for each as zeros | a risk with clicks over-weighted |
 | ``clicks_and_uniform_pairs`` | every click, K uniform pairs for each, weighted | the risk over all pairs |
 | ``click_triplets`` | every click with one unclicked item | the pairwise (BPR) risk |
+| ``clicks_and_other_items`` | every click with one other item, clicked or not | the unbiased pairwise risk |
 """
 
 import jax
@@ -170,6 +171,28 @@ def without_exposed(frame: BatchesFn) -> BatchesFn:
         held_out = jnp.zeros(n + 1, bool).at[exposed].set(exposed >= 0)
         position = sampling.find(data.observed_set, batch.users, batch.items)
         return batch._replace(where=batch.where & ~held_out[jnp.where(position < 0, n, position)])
+
+
+def clicks_and_other_items(*, batch_size: int, n_negatives: int = 1) -> BatchesFn:
+    """Every click ``n_negatives`` times an epoch, each time with another uniform item, clicked or not.
+
+    Args:
+        batch_size: triplets a step; their ``negatives`` are the other items.
+        n_negatives: triplets a click.
+
+    Raises:
+        ValueError: (at the first draw) there is one item only.
+    """
+
+    def batches(data: TrainData, key: Key) -> TripletBatch:
+        draw_key, shuffle_key = jax.random.split(key)
+        n = data.clicks[0].shape[0] * n_negatives
+        users, items = (jnp.repeat(ids, n_negatives, total_repeat_length=n) for ids in data.clicks)
+        others = sampling.uniform_items(draw_key, (n,), n_items=data.matrix_size[1] - 1)
+        # Numbered without the clicked item itself.
+        others += others >= items
+        fields, where = _rows_to_batches(shuffle_key, (users, items, others), jnp.ones(n, bool), batch_size)
+        return TripletBatch(*fields, where)
 
     return batches
 

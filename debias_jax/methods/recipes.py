@@ -1,4 +1,4 @@
-"""The recipes that every method is built from: supervised, alternating, bi-level, closed form.
+"""The recipes that every method is built from: supervised, alternating, bi-level, closed form, EM.
 
 A recipe turns parameter groups and loss terms into a ``Method``. Loss terms are functions
 ``(params, context, batch) -> (total, count)``: the sum of the per-example losses and the number (weight) of examples,
@@ -16,6 +16,7 @@ import optax
 from debias_jax import hypergrad, optimizers
 from debias_jax._checks import check_choice
 from debias_jax._reduce import safe_divide
+from debias_jax.methods._em import em as em
 from debias_jax.methods.base import (
     BatchesFn,
     Method,
