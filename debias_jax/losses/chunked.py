@@ -279,17 +279,16 @@ def _values(loss: ChunkLoss, chunk: int, params: PyTree, inputs: PyTree, where: 
     order, slot, n_valid = _pack(length, chunk, where)
     dtype = jax.eval_shape(loss, params, inputs).dtype
 
+    # The whole step, not the loss alone: what a branch of a cond reads would be kept for every chunk, the table too.
     @jax.checkpoint
-    def of_chunk(params: PyTree, rows: Array) -> Array:
-        return loss(params, jax.tree.map(lambda leaf: leaf[rows], inputs))
+    def step(params: PyTree, number: Array, rows: PyTree) -> Array:
+        return jax.lax.cond(number * chunk < n_valid, loss, lambda *_: jnp.zeros(chunk, dtype), params, rows)
 
-    def step(number: Array, rows: Array) -> tuple[Array, Array]:
-        values = jax.lax.cond(
-            number * chunk < n_valid, of_chunk, lambda params, rows: jnp.zeros(chunk, dtype), params, rows
-        )
-        return number + 1, values
+    def of_chunk(number: Array, rows: PyTree) -> tuple[Array, Array]:
+        return number + 1, step(params, number, rows)
 
-    _, values = jax.lax.scan(step, jnp.asarray(0, order.dtype), order.reshape(-1, chunk))
+    packed = jax.tree.map(lambda leaf: leaf[order].reshape(-1, chunk, *leaf.shape[1:]), inputs)
+    _, values = jax.lax.scan(of_chunk, jnp.asarray(0, order.dtype), packed)
     return _unpack(values.reshape(-1), slot, where, length)
 
 
@@ -353,10 +352,9 @@ def _cross_entropy_backward(residuals, cotangent):
     Both factors go to the ``[C, d]`` sides of the products, so that the ``[C, V]`` side is written once.
     """
     weight, total, hidden, table, bias, target = residuals
-    share = cotangent / total
-    # As in ``take_target``: the loss of a target that is no item is NaN, and not that of another item.
-    valid = (target >= 0) & (target < table.shape[0])
-    own, target = jnp.where(valid, -cotangent, 0.0), jnp.where(valid, target, 0)
+    # As in ``take_target``: a target that is no item makes all that it touches NaN, in place of another item's row.
+    cotangent = jnp.where((target >= 0) & (target < table.shape[0]), cotangent, jnp.nan)
+    share, own = cotangent / total, -cotangent
     of_hidden = share[:, None] * (weight @ table) + own[:, None] * table[target]
     of_table = (weight.T @ (share[:, None] * hidden)).at[target].add(own[:, None] * hidden)
     of_bias = None if bias is None else (share @ weight).at[target].add(own)

@@ -103,9 +103,11 @@ def scaled_cross_entropy(
     .. math:: \ell = -s^+ + \log \Big( e^{s^+} + \alpha \sum_k e^{s^-_k} \Big)
 
     :math:`\alpha = 1` is the sampled softmax. With K uniform draws of N items :math:`\alpha = N / K` makes the sum's
-    expectation that of the sum over all items, plus the positive; more makes -log NDCG likelier to be below the loss.
-    The gradient is that of a softmax over K + 1 logits of which :math:`\log \alpha` is added to the sampled ones. A
-    sample that is the positive itself stays a negative of weight :math:`\alpha`, unless ``counts`` leaves it out.
+    expectation that of the sum over all items, plus the positive once more, or without it if draws of the positive are
+    left out (a count of 0): the gradient then approaches that of ``cross_entropy`` as K grows. A larger :math:`\alpha`
+    makes -log NDCG likelier to be below the loss, and the variance larger. The gradient is that of a softmax over
+    K + 1 logits of which :math:`\log \alpha` is added to the sampled ones. A sample that is the positive itself stays a
+    negative of weight :math:`\alpha`, unless ``counts`` leaves it out.
 
     Args:
         pos: ``[...]`` scores of the positive items.

@@ -32,13 +32,13 @@ def ours(hidden, table, bias, target, **options):
 
 
 def scalar(loss, target, where, reduce_fn, **options):
-    """The loss as a function of all that is differentiated; values are joined by unequal cotangents."""
+    """The loss as a function of all that is differentiated; values of examples get unequal cotangents."""
 
     def of(hidden, table, bias, weights):
         value = loss(
             hidden, table, bias, target, weights=weights, where=where, reduce_fn=reduce_fn, **options
         )
-        return jnp.sum(jnp.sin(value))
+        return jnp.sum(value * jnp.cos(jnp.arange(value.size)).reshape(value.shape))
 
     return of
 
@@ -50,7 +50,9 @@ def assert_close(a, b, rtol=2e-5, atol=2e-6):
 @pytest.mark.parametrize("chunk", [1, 4, 23, 100, None])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("reduce_fn", [jnp.mean, jnp.sum, None], ids=["mean", "sum", "none"])
-def test_value_and_gradients_are_those_of_the_plain_form(batch, chunk, masked, reduce_fn):
+def test_value_and_gradients_are_those_of_the_plain_form(batch, x64, chunk, masked, reduce_fn):
+    """In double precision, where nothing but rounding is left of a difference."""
+    batch = [np.float64(x) if x.dtype == np.float32 else x for x in batch]
     hidden, table, bias, target, weights, where = batch
     where = where if masked else None
     arguments = (hidden, table, bias, weights)
@@ -58,15 +60,19 @@ def test_value_and_gradients_are_those_of_the_plain_form(batch, chunk, masked, r
     chunked = jax.jit(
         jax.value_and_grad(scalar(ours, target, where, reduce_fn, chunk=chunk), argnums=(0, 1, 2, 3))
     )
-    assert_close(chunked(*arguments), expected(*arguments))
+    assert_close(chunked(*arguments), expected(*arguments), rtol=1e-12, atol=1e-12)
     # Without derivatives it is another program.
     value = jax.jit(scalar(ours, target, where, reduce_fn, chunk=chunk))(*arguments)
-    assert_close(value, expected(*arguments)[0])
+    assert_close(value, expected(*arguments)[0], rtol=1e-12)
 
 
 def test_scalar_weights_other_reductions_and_leading_axes(batch):
     hidden, table, bias, target, weights, where = batch
-    for options in ({"weights": 0.5}, {"weights": weights, "where": where, "reduce_fn": jnp.max}):
+
+    def largest(a, where=None):
+        return jnp.max(a, where=where, initial=-jnp.inf)
+
+    for options in ({"weights": 0.5}, {"weights": weights, "where": where, "reduce_fn": largest}):
         assert_close(
             ours(hidden, table, bias, target, chunk=4, **options),
             plain(hidden, table, bias, target, **options),
@@ -196,20 +202,23 @@ def test_inside_a_scan_of_gradient_steps(batch):
 
 
 def test_no_scores_of_all_rows_are_held():
-    """Beside table and gradients: some chunks of scores, while the plain form holds all scores more than once."""
-    n, v, d, chunk = 512, 4096, 8, 32
-    arguments = (jnp.zeros((n, d)), jnp.zeros((v, d)), jnp.zeros(v), jnp.zeros(n, jnp.int32))
+    """Twice the rows take no more memory than the rows themselves; the plain form holds all scores at least once."""
+    n, v, d = 512, 4096, 8
 
-    def reserved(loss):
+    def reserved(loss, n):
+        arguments = (jnp.zeros((n, d)), jnp.zeros((v, d)), jnp.zeros(v), jnp.zeros(n, jnp.int32))
         compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    scores = 4 * n * v
-    assert reserved(plain) >= scores
+    assert reserved(plain, 2 * n) - reserved(plain, n) >= 4 * n * v
     for reduce_fn in (jnp.mean, None):
-        chunked = reserved(lambda *a, r=reduce_fn: jnp.sum(ours(*a, chunk=chunk, reduce_fn=r)))
-        # Of a chunk's scores a few copies, of the table a few: the sixteenth part of all scores each at most.
-        assert chunked < 6 * scores // 16
+
+        def loss(*arguments, reduce_fn=reduce_fn):
+            return jnp.sum(ours(*arguments, chunk=32, reduce_fn=reduce_fn))
+
+        # A few arrays of [n, d] and of [n], while a chunk's scores and the table's gradient stay what they are.
+        assert reserved(loss, 2 * n) - reserved(loss, n) < 8 * 4 * n * d
+        assert reserved(loss, n) < 4 * n * v // 2
 
 
 @pytest.mark.parametrize("wrong", [-1, V])
@@ -219,7 +228,7 @@ def test_a_target_that_is_no_item(batch, wrong, reduce_fn):
     target = np.where(np.arange(N) == 5, wrong, target)
     values = ours(hidden, table, bias, target, chunk=4, reduce_fn=None)
     np.testing.assert_array_equal(np.isnan(values), np.arange(N) == 5)
-    # No other item's row has a gradient for it: the same as the plain form's.
+    # Nor does another item's row stand in for it on the way back.
     found, expected = (
         jax.grad(lambda *a, f=form: jnp.sum(f(*a, target, reduce_fn=reduce_fn)), argnums=(0, 1, 2))(
             hidden, table, bias
