@@ -1,7 +1,7 @@
 """The sequence models from their equations, one history and one slot at a time, in float64.
 
-``params`` are those of the library as numpy arrays. A history is a list of items without pads; where a model reads pads,
-they are put in here, up to its full length.
+``params`` are those of the library as numpy arrays. A history is a list of items without pads; where a model reads
+pads, they are put in here, up to its full length.
 """
 
 import math
