@@ -206,7 +206,7 @@ class SelfAttention(nnx.Module):
         Args:
             queries: ``[B, l, dim]``.
             memory: ``[B, m, dim]``, read as keys and values.
-            bias: ``[1 or B, 1, l or 1, m]``, added to the logits; one column more with ``before``.
+            bias: ``[1 or B, l or 1, m]``, added to the logits; one column more with ``before``.
             rngs: generator of the dropout of attention weights, or None.
             before: ``[dim]``, one more slot that stands before the memory of every row.
 
@@ -225,14 +225,27 @@ class SelfAttention(nnx.Module):
                 for row, x in zip(first, (key, value), strict=True)
             )
         query, key, value = (self.split_heads(x) for x in (query, key, value))
+        if bias.shape[0] > 1:
+            bias = jnp.repeat(bias, self.n_heads, axis=0)
         # Scaling the queries, not the logits, is the same with fewer numbers.
         logits = (query * (self.dim // self.n_heads) ** -0.5) @ key.mT + bias
         weights = dropout(jax.nn.softmax(logits, axis=-1), self.dropout, rngs)
-        joined = (weights @ value).swapaxes(1, 2).reshape(queries.shape)
-        return self.out_projection(joined)
+        return self.out_projection(self.join_heads(weights @ value))
 
     def split_heads(self, x):
-        return x.reshape(*x.shape[:2], self.n_heads, -1).swapaxes(1, 2)
+        """``[B h, l, dim / h]``: products over one batch axis take half the time of those over two."""
+        if self.n_heads == 1:
+            return x
+        return (
+            x.reshape(*x.shape[:2], self.n_heads, -1)
+            .swapaxes(1, 2)
+            .reshape(-1, x.shape[1], self.dim // self.n_heads)
+        )
+
+    def join_heads(self, x):
+        if self.n_heads == 1:
+            return x
+        return x.reshape(-1, self.n_heads, *x.shape[1:]).swapaxes(1, 2).reshape(-1, x.shape[1], self.dim)
 
 
 def gelu(x: Array) -> Array:

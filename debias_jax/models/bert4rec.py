@@ -111,7 +111,7 @@ class _BERT4Rec(nnx.Module):
         x = embed(table, history, pad=self.n_items, pad_row=table[self.n_items])
         x = x + jnp.broadcast_to(self.position[...][self.max_len - history.shape[1] :], x.shape)
         x = dropout(self.norm(x), self.dropout, rngs)
-        bias = jnp.where((history == self.n_items)[:, None, None], jnp.asarray(HIDDEN, x.dtype), 0.0)
+        bias = jnp.where((history == self.n_items)[:, None], jnp.asarray(HIDDEN, x.dtype), 0.0)
         for block in self.blocks:
             x = block(x, bias, rngs)
         return x

@@ -129,7 +129,7 @@ class _SASRec(nnx.Module):
         n_missing = 0 if self.mask_pads else self.max_len - n_slots
         bias = jnp.asarray(_causal_bias(n_slots, n_missing), x.dtype)
         if self.mask_pads:
-            bias = jnp.where(valid[:, None, None], bias, jnp.asarray(HIDDEN, x.dtype))
+            bias = jnp.where(valid[:, None], bias, jnp.asarray(HIDDEN, x.dtype))
         for block in self.blocks:
             x = jnp.where(shown, block(x, bias, n_missing, rngs), 0.0)
         return self.norm(x)
@@ -139,11 +139,11 @@ class _SASRec(nnx.Module):
 
 
 def _causal_bias(n_slots: int, n_missing: int) -> np.ndarray:
-    """``[1, 1, l, l]``, or ``[1, 1, l, 1 + l]`` where the first column stands for the missing pads."""
+    """``[1, l, l]``, or ``[1, l, 1 + l]`` where the first column stands for the missing pads."""
     bias = np.triu(np.full((n_slots, n_slots), HIDDEN), 1)
     if n_missing:
         bias = np.concatenate([np.full((n_slots, 1), np.log(n_missing)), bias], axis=1)
-    return bias[None, None]
+    return bias[None]
 
 
 class _Block(nnx.Module):
