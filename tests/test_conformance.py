@@ -398,6 +398,7 @@ PAIRS = sampling.pair_set([0, 0, 1, 2, 2], [1, 3, 0, 2, 4], n_users=3)
 USERS = np.array([0, 1, 2, 2], np.int32)
 CACHE = sampling.ItemCache(jnp.arange(9, dtype=jnp.int32), jnp.zeros(90))
 DRAWS = {
+    "sampling.cloze_mask": lambda key: sampling.cloze_mask(key, jnp.ones((4, 9), bool), rate=0.5),
     "sampling.epoch_batches": lambda key: sampling.epoch_batches(key, 50, batch_size=8),
     "sampling.in_batch_counts": lambda key: sampling.in_batch_counts(key, jnp.zeros((4, 90)), n=9),
     "sampling.in_batch_resample": lambda key: sampling.in_batch_resample(key, jnp.zeros((4, 90)), n=9),
@@ -408,6 +409,7 @@ DRAWS = {
     "sampling.update_cache": lambda key: (
         sampling.update_cache(key, CACHE, jnp.arange(30), jnp.arange(30.0)).items
     ),
+    "sampling.stratified_batches": lambda key: sampling.stratified_batches(key, (50, 0, 7), batch_size=8),
     "sampling.uniform_items": lambda key: sampling.uniform_items(key, (4, 9), n_items=90),
     "sampling.uniform_pairs": lambda key: sampling.uniform_pairs(key, (9,), n_users=90, n_items=80),
     "sampling.uniform_unseen_items": lambda key: sampling.uniform_unseen_items(

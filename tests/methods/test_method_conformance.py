@@ -94,6 +94,9 @@ BUILD = {
     "mrdr": _doubly_robust(methods.mrdr),
     "multi_dr": _with_towers(methods.multi_dr),
     "multi_ips": _with_propensity(methods.multi_ips),
+    "next_item": lambda: methods.next_item(
+        models.gru4rec(N_ITEMS, dim=DIM, max_len=6), lengths=(6,), batch_size=8
+    ),
     "relmf": lambda: methods.relmf(_mf(), batch_size=32),
     "sndr": _doubly_robust(methods.sndr),
     "snips": _with_propensity(methods.snips),
@@ -120,8 +123,8 @@ def _log():
 
 
 @functools.cache
-def _data():
-    return training.train_data(_log())
+def _data(name):
+    return training.data_for(_method(name), _log())
 
 
 @functools.cache
@@ -134,7 +137,7 @@ CLOSED_FORM = ("expomf", "mean_logit", "wmf")
 
 WITHOUT_EXPOSURE = (
     *("auto_debias", "bpr", "cvib", "damf", "dib", "eib", "mean_logit", "mf", "mf_bias", "wmf"),
-    *("bir", "g_tower", "mns", "ssl", "ssl_pop", "xir"),
+    *("bir", "g_tower", "mns", "next_item", "ssl", "ssl_pop", "xir"),
 )
 
 
@@ -159,7 +162,7 @@ def _start_with(name, **changed):
     """The first state; every hyperparameter is given, so that all calls are one compiled program."""
     given = {**_method(name).hparams, **changed}
     return _init(name)(
-        jax.random.key(0), _data(), {key: jnp.asarray(value, jnp.float32) for key, value in given.items()}
+        jax.random.key(0), _data(name), {key: jnp.asarray(value, jnp.float32) for key, value in given.items()}
     )
 
 
@@ -169,7 +172,7 @@ def _start(name):
 
 
 def _train(name, state, first_epoch, n_epochs, seed=7):
-    return _epochs(name, n_epochs)[0](state, _data(), jax.random.key(seed), jnp.int32(first_epoch))
+    return _epochs(name, n_epochs)[0](state, _data(name), jax.random.key(seed), jnp.int32(first_epoch))
 
 
 def _structure(tree):
@@ -180,7 +183,7 @@ RESUMED = (
     *("mean_logit", "mf", "bpr", "biif", "joint_opt", "alter_opt", "auto_debias", "cjmf"),
     *("badr", "stable_dr", "dce_tdr", "cvib", "damf", "ddpo"),
     *("bir", "g_tower", "xir"),
-    "expomf",
+    *("expomf", "next_item"),
 )
 """One method a recipe, a frame and a kind of state that is carried from step to step: a program of twice the length
 takes long to compile."""
@@ -235,6 +238,8 @@ class TestMethod:
 
     def test_predict_broadcasts_users_against_items(self, name):
         method, state = _method(name), _start(name)
+        if method.frame is not None:
+            pytest.skip("it scores all items after a history: test_next_item.py")
         users, items = jnp.arange(5, dtype=jnp.int32), jnp.arange(7, dtype=jnp.int32)
         table = method.predict(state, users[:, None], items[None, :])
         assert table.shape == (5, 7)
@@ -245,7 +250,7 @@ class TestMethod:
     def test_hyperparameters_are_leaves_of_the_state_and_unknown_ones_are_named(self, name):
         assert set(_start(name).hparams) == set(_method(name).hparams)
         with pytest.raises(ConfigError, match="no_such"):
-            _method(name).init(jax.random.key(0), _data(), {"no_such": 1.0})
+            _method(name).init(jax.random.key(0), _data(name), {"no_such": 1.0})
 
     def test_loss_falls(self, name):
         if name == "mean_logit":
@@ -263,7 +268,7 @@ class TestMethod:
             assert name in WITHOUT_EXPOSURE
             return
         users, items = jnp.meshgrid(jnp.arange(N_USERS), jnp.arange(N_ITEMS), indexing="ij")
-        exposure = method.exposure(_start(name), _data(), users, items)
+        exposure = method.exposure(_start(name), _data(name), users, items)
         assert exposure.shape == (N_USERS, N_ITEMS)
         assert bool(jnp.all((exposure >= 0) & (exposure <= 1)))
 

@@ -1,0 +1,343 @@
+"""Next-item prediction: samples, the loss of a step and its gradient against plain forms, negatives, refusals."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from debias_jax import data, methods, models, training
+from debias_jax.data.types import Dataset, Interactions
+from debias_jax.data.vocab import Vocabulary
+from debias_jax.errors import ConfigError, DataError
+from debias_jax.methods import _negatives, sequences
+from debias_jax.methods.sequences import SequenceFrame
+from debias_jax.models.base import Model, lookup
+
+N_ITEMS, DIM = 9, 3
+
+HISTORIES = ([4, 2, 7, 0, 8, 1], [3], [5, 3, 3], [6, 4], [], [1, 0, 6, 2, 5, 3, 8, 7, 4, 0])
+
+
+def log_of(histories):
+    users = np.repeat(np.arange(len(histories)), [len(items) for items in histories])
+    items = np.concatenate([np.asarray(items, np.int64) for items in histories])
+    rows = Interactions(users, items, np.ones(len(users)), len(histories), N_ITEMS)
+    return Dataset("x", rows, None, None, Vocabulary.range(len(histories)), Vocabulary.range(N_ITEMS))
+
+
+LOG = log_of(HISTORIES)
+
+
+def summing_model(max_len, mask_id=None):
+    """A slot's encoding is the sum of what came before, older items less; it compiles in no time."""
+
+    def init(key):
+        return {"item": jax.random.normal(key, (N_ITEMS + (1 if mask_id is None else 2), DIM))}
+
+    def encode(params, history, users=None, *, key=None):
+        del users, key
+        rows = jnp.where((history == N_ITEMS)[..., None], 0.0, lookup(params["item"], history))
+        slot = jnp.arange(history.shape[1])
+        weights = jnp.where(
+            slot[:, None] >= slot[None, :], 0.5 ** jnp.abs(slot[:, None] - slot[None, :]), 0.0
+        )
+        return jnp.einsum("ts,bsd->btd", weights, rows)
+
+    def output_table(params):
+        return params["item"][:N_ITEMS]
+
+    def apply(params, history, users=None, *, key=None):
+        return encode(params, history)[:, -1] @ output_table(params).T
+
+    return Model(init, apply, encode=encode, output_table=output_table, max_len=max_len, mask_id=mask_id)
+
+
+def one_step(method, **hparams):
+    """The state before, the first batch, and the state and the logs after."""
+    log = training.sequence_data(LOG, method.frame)
+    before = method.init(jax.random.key(1), log, {"weight_decay": 0.0, **hparams})
+    batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
+    return before, batch, *method.step(before, log, batch, jax.random.key(3))
+
+
+def gradient(after):
+    """Adam's first moment after one step is a tenth of the gradient."""
+    return jax.tree.map(lambda mu: np.asarray(mu) / 0.1, optax.tree.get(after.opt_state["prediction"], "mu"))
+
+
+def pairs_of(kind, max_len, *, truncate=False, min_items=2):
+    """(history, target) of every position, by loops."""
+    pairs = []
+    for items in HISTORIES:
+        if kind == "windows":
+            window = items[-max_len - 1 :]
+            pairs += [(tuple(window[:t]), window[t]) for t in range(1, len(window))]
+        elif kind == "cloze":
+            window = items[-max_len:]
+            pairs += [(tuple(window), item) for item in window]
+        elif kind == "events":
+            pairs += [((), item) for item in items]
+        else:
+            cut = items[-max_len:] if truncate else items
+            shortest = min(min_items, len(cut))
+            pairs += [(tuple(cut[:t][-max_len:]), cut[t]) for t in range(max(shortest - 1, 1), len(cut))]
+    return sorted(pairs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("windows", {}),
+        ("cloze", {}),
+        ("prefixes", {}),
+        ("prefixes", {"truncate": True}),
+        ("prefixes", {"min_items": 4}),
+    ],
+)
+@pytest.mark.parametrize("edges", [(4,), (1, 2, 4), (3, 4)])
+def test_batches_hold_every_sample_once(kind, options, edges):
+    frame = SequenceFrame(kind, 4, edges, **options)
+    log = training.sequence_data(LOG, frame)
+    found = []
+    for number, batch in sequences.sequence_batches(3)(log, jax.random.key(0)).items():
+        for step in range(batch.ends.shape[0]):
+            rows = jax.tree.map(lambda x, step=step: x[step], batch)
+            cut = sequences.cut(log, rows, samples=kind, length=edges[int(number)])
+            for row, slot in np.argwhere(np.asarray(cut.where)):
+                history = np.asarray(cut.histories[row])
+                known = history if kind in ("prefixes", "cloze") else history[: slot + 1]
+                assert not np.any(np.diff((known != N_ITEMS).astype(int)) < 0), "pads stand on the left"
+                found.append((tuple(known[known != N_ITEMS].tolist()), int(cut.targets[row, slot])))
+    assert sorted(found) == pairs_of(kind, 4, **options)
+
+
+def test_batches_are_equally_large_up_to_one_sample():
+    log = training.sequence_data(LOG, SequenceFrame("prefixes", 4, (1, 2, 4)))
+    batches = sequences.sequence_batches(5)(log, jax.random.key(0)).values()
+    sizes = sum(np.asarray(batch.where).sum(axis=1) for batch in batches)
+    assert sizes.sum() == len(pairs_of("prefixes", 4)) and np.ptp(sizes) <= 1 and sizes.max() <= 5
+
+
+def plain_loss(params, pairs):
+    """Mean cross-entropy of (history, target) pairs, one history at a time."""
+    model = summing_model(10)
+    values = []
+    for history, target in pairs:
+        scores = model.apply(params, jnp.asarray([history], jnp.int32))[0]
+        values.append(jax.nn.logsumexp(scores) - scores[target])
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("kind", ["windows", "prefixes"])
+@pytest.mark.parametrize(("lengths", "chunk"), [(None, None), ((1, 2, 10), 4), ((10,), 1)])
+def test_the_step_follows_the_mean_over_all_positions(kind, lengths, chunk):
+    method = methods.next_item(summing_model(10), samples=kind, lengths=lengths, chunk=chunk, batch_size=100)
+    before, _, after, logs = one_step(method)
+    wanted, slope = jax.value_and_grad(plain_loss)(before.params["prediction"], pairs_of(kind, 10))
+    np.testing.assert_allclose(logs["loss"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient(after)["item"], slope["item"], rtol=1e-4, atol=1e-6)
+
+
+def test_truncated_cross_entropy_leaves_out_what_scores_far_below_the_target():
+    method = methods.next_item(summing_model(10), loss="truncated_cross_entropy", chunk=3, batch_size=100)
+    before, _, _, logs = one_step(method, eta=0.6)
+    values = []
+    for history, target in pairs_of("windows", 10):
+        scores = np.asarray(
+            summing_model(10).apply(before.params["prediction"], jnp.asarray([history]))[0], float
+        )
+        pos = scores[target]
+        kept = scores[scores - pos >= -0.6 * abs(pos)]
+        values.append(np.log(np.exp(kept).sum()) - pos)
+    np.testing.assert_allclose(logs["loss"], np.mean(values), rtol=1e-5)
+
+
+def test_cloze_asks_for_what_it_hides_and_shows_the_rest():
+    seen = []
+    model = summing_model(4, mask_id=N_ITEMS + 1)
+
+    def encode(params, history, users=None, *, key=None):
+        seen.append(np.asarray(history))
+        return model.encode(params, history)
+
+    method = methods.next_item(model._replace(encode=encode), lengths=(4,), batch_size=100)
+    with jax.disable_jit():
+        _, batch, _, logs = one_step(method, mask_rate=0.5)
+    log = training.sequence_data(LOG, method.frame)
+    whole = sequences.cut(log, batch["0"], samples="cloze", length=4)
+    shown = seen[-1]
+    hidden = shown == N_ITEMS + 1
+    assert 0 < hidden.sum() < np.asarray(whole.where).sum() and not np.any(hidden & ~np.asarray(whole.where))
+    np.testing.assert_array_equal(shown[~hidden], np.asarray(whole.histories)[~hidden])
+    assert np.isfinite(logs["loss"])
+
+
+SAMPLED = ("scaled_cross_entropy", "noise_contrastive", "negative_sampling", "importance_sampled_softmax")
+
+
+@pytest.mark.parametrize("loss", SAMPLED)
+def test_counts_over_all_items_and_gathered_items_are_one_loss(loss):
+    steps = {}
+    for scoring in ("gather", "dense"):
+        method = methods.next_item(
+            summing_model(10), loss=loss, n_negatives=5, scoring=scoring, chunk=6, batch_size=100
+        )
+        *_, after, logs = one_step(method)
+        steps[scoring] = gradient(after)["item"], logs["loss"]
+    np.testing.assert_allclose(steps["dense"][1], steps["gather"][1], rtol=1e-5)
+    np.testing.assert_allclose(steps["dense"][0], steps["gather"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_shared_negatives_stand_in_every_row():
+    method = methods.next_item(
+        summing_model(10), loss="scaled_cross_entropy", n_negatives=4, shared=True, batch_size=100
+    )
+    before, _, after, logs = one_step(method, alpha=3.0)
+    data_ = training.sequence_data(LOG, method.frame)
+    key = jax.random.fold_in(jax.random.key(3), len(method.frame.edges))
+    drawn = _negatives.draw_shared(
+        key, data_, jnp.zeros(1, jnp.int32), jnp.ones(1, bool), pool="uniform", n=4, exclude_target=False
+    ).items
+
+    def plain(params):
+        values = []
+        for history, target in pairs_of("windows", 10):
+            scores = summing_model(10).apply(params, jnp.asarray([history]))[0]
+            values.append(
+                jnp.log(jnp.exp(scores[target]) + 3.0 * jnp.exp(scores[drawn]).sum()) - scores[target]
+            )
+        return sum(values) / len(values)
+
+    wanted, slope = jax.value_and_grad(plain)(before.params["prediction"])
+    np.testing.assert_allclose(logs["loss"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient(after)["item"], slope["item"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        ("bce", {}),
+        ("bpr", {}),
+        ("gbce", {"n_negatives": 3}),
+        ("importance_sampled_softmax", {"negatives": "in_batch", "n_negatives": 3, "exclude_target": True}),
+        ("scaled_cross_entropy", {"negatives": "popularity", "n_negatives": 3, "exclude_target": True}),
+        ("noise_contrastive", {"negatives": "unseen", "n_negatives": 3}),
+    ],
+)
+def test_every_loss_falls(loss, options):
+    log = data.splits.random_split(
+        data.synthetic_sequences.generate(seed=0, n_users=40, n_items=N_ITEMS),
+        validation=0.0,
+        test=0.2,
+        seed=0,
+    )
+    method = methods.next_item(summing_model(6), loss=loss, batch_size=16, **options)
+    train = training.sequence_data(log, method.frame)
+    result = training.fit(method, train, jax.random.key(0), {"lr": 0.02}, epochs=12)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+@functools.cache
+def drawing_data():
+    return training.sequence_data(LOG, SequenceFrame("windows", 4, (4,)))
+
+
+TARGETS = jnp.asarray([0, 3, 8, 3], jnp.int32)
+USERS = jnp.asarray([0, 2, 5, 5], jnp.int32)
+
+
+def draw(pool, n=4000, exclude_target=False):
+    return _negatives.draw_each(
+        jax.random.key(0), drawing_data(), USERS, TARGETS, pool=pool, n=n, exclude_target=exclude_target
+    )
+
+
+def frequencies(items):
+    return np.stack([np.bincount(row, minlength=N_ITEMS) for row in np.asarray(items)]) / items.shape[1]
+
+
+class TestNegatives:
+    def test_uniform_without_the_target_is_uniform_over_the_others(self):
+        found = frequencies(draw("uniform", exclude_target=True).items)
+        wanted = np.full((4, N_ITEMS), 1 / (N_ITEMS - 1))
+        wanted[np.arange(4), np.asarray(TARGETS)] = 0.0
+        # Five standard errors of a share of an eighth among 4,000.
+        np.testing.assert_allclose(found, wanted, atol=5 * np.sqrt(0.11 / 4000))
+        assert np.all(found[np.arange(4), np.asarray(TARGETS)] == 0.0)
+
+    def test_popularity_is_the_share_among_the_events_and_its_log_is_reported(self):
+        found = draw("popularity")
+        share = np.bincount(LOG.train.items, minlength=N_ITEMS) / len(LOG.train)
+        np.testing.assert_allclose(
+            frequencies(found.items), np.tile(share, (4, 1)), atol=5 * np.sqrt(0.2 / 4000)
+        )
+        np.testing.assert_allclose(np.exp(found.log_q[0]), share[np.asarray(found.items[0])], rtol=1e-5)
+        np.testing.assert_allclose(np.exp(found.log_q_pos), share[np.asarray(TARGETS)], rtol=1e-5)
+
+    def test_unseen_are_outside_the_users_history(self):
+        found = draw("unseen")
+        for row, user in enumerate(USERS.tolist()):
+            unseen = sorted(set(range(N_ITEMS)) - set(HISTORIES[user]))
+            assert bool(found.where[row].all()) == bool(unseen)
+            if unseen:
+                assert sorted(set(found.items[row].tolist())) == unseen
+
+    def test_in_batch_are_targets_of_positions_that_have_one(self):
+        where = jnp.asarray([True, True, False, True])
+        found = _negatives.draw_shared(
+            jax.random.key(0), drawing_data(), TARGETS, where, pool="in_batch", n=3000, exclude_target=True
+        )
+        share = np.bincount(found.items, minlength=N_ITEMS) / 3000
+        np.testing.assert_allclose(share[[0, 3]], [1 / 3, 2 / 3], atol=5 * np.sqrt(0.25 / 3000))
+        assert share[[0, 3]].sum() == 1.0
+        np.testing.assert_array_equal(found.where, found.items[None, :] != TARGETS[:, None])
+
+
+def test_a_model_of_pairs_learns_from_every_event():
+    method = methods.next_item(models.mf(len(HISTORIES), N_ITEMS, dim=DIM, init_scale=0.5), batch_size=100)
+    before, batch, _, logs = one_step(method)
+    params = {name: np.asarray(table, float) for name, table in before.params["prediction"].items()}
+    scores = params["user"] @ params["item"].T
+    values = [
+        np.log(np.exp(scores[user]).sum()) - scores[user, item]
+        for user, items in enumerate(HISTORIES)
+        for item in items
+    ]
+    assert int(batch["0"].where.sum()) == len(values)
+    np.testing.assert_allclose(logs["loss"], np.mean(values), rtol=1e-5)
+    scored = method.predict(before, jnp.asarray([2]), jnp.zeros((1, 1), jnp.int32))
+    np.testing.assert_allclose(scored[0], scores[2], rtol=1e-5)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"loss": "cross_entropi"}, "cross_entropy"),
+            ({"n_negatives": 5}, "reads the scores of all items"),
+            ({"loss": "bce", "shared": True}, "share no unseen items"),
+            ({"loss": "bce", "n_negatives": 0}, "at least 1, got 0"),
+            ({"loss": "bce", "negatives": "popular"}, "popularity"),
+            ({"samples": "cloze"}, "bert4rec learns from 'cloze'"),
+            ({"samples": "events"}, "mf and two_tower from 'events'"),
+            ({"lengths": (4, 2, 10)}, "must ascend"),
+            ({"lengths": (4, 8)}, "must be max_len = 10"),
+            ({"batch_size": 0}, "batch_size must be at least 1"),
+            ({"scoring": "fast"}, "gather"),
+            ({"min_items": 0}, "min_items must be at least 1"),
+        ],
+    )
+    def test_options_that_do_not_fit(self, options, message):
+        with pytest.raises((ConfigError, ValueError), match=message):
+            methods.next_item(summing_model(10), **options)
+
+    def test_a_model_without_vectors(self):
+        with pytest.raises(ConfigError, match="take sasrec"):
+            methods.next_item(models.mmoe(3, N_ITEMS, dim=2))
+
+    def test_histories_that_are_too_short(self):
+        with pytest.raises(DataError, match="no user has the events"):
+            training.sequence_data(log_of([[1], [2]]), SequenceFrame("windows", 4, (4,)))
