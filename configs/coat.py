@@ -34,6 +34,12 @@ TUNED = {
     "bpr_5": {"lr": 1e-3, "weight_decay": 1e-3},
     "relmf_unclipped": {"lr": 1e-3, "weight_decay": 1e-4},
     "ubo": {"lr": 1e-3, "weight_decay": 1e-4},
+    "ubpr": {"lr": 3e-3, "weight_decay": 1e-3},
+    # As many points, without a learning rate: --grid=regularization=1e-3,1e-1,1,3,10 --grid=initial_exposure=.01,.03,.1
+    # (of which the second changes nothing at the better values of the first), and --grid=alpha=.3,3,30
+    # --grid=regularization=.1,1,3,10,30.
+    "expomf": {"regularization": 3.0, "initial_exposure": 0.01},
+    "wmf": {"alpha": 0.3, "regularization": 3.0},
 }
 
 # What the released program of AutoDebias sets for Coat.
