@@ -137,7 +137,7 @@ def scaled_cross_entropy(
     References:
         Xu et al., "Understanding the role of cross-entropy loss in fairly evaluating large language model-based
         recommendation", 2024, eq. 6; :math:`\alpha = 1` after Wu et al., "On the effectiveness of sampled softmax loss
-        for item recommendation", 2022.
+        for item recommendation", TOIS 2023.
     """
     shape = check_sampled(pos, neg, counts, weights, where)
     if isinstance(alpha, (int, float)) and not alpha > 0:
