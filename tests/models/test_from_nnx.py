@@ -128,6 +128,29 @@ def test_second_call_does_not_recompile(tower, params):
     assert len(traces) == 1
 
 
+def test_named_methods():
+    class Named(nnx.Module):
+        def __init__(self, *, rngs):
+            self.table = nnx.Param(jax.random.normal(rngs(), (4, 2)))
+            self.dropout = nnx.Dropout(0.5)
+
+        def rows(self, ids, rngs=None):
+            return self.dropout(self.table[...][ids], deterministic=rngs is None, rngs=rngs)
+
+        def total(self):
+            return jnp.sum(self.table[...])
+
+    init, (rows, total) = base.pure_methods(lambda rngs: Named(rngs=rngs), "rows", "total")
+    params = init(jax.random.key(0))
+    np.testing.assert_array_equal(rows(params, jnp.asarray([3, 1])), params["table"][jnp.asarray([3, 1])])
+    dropped = rows(params, jnp.arange(4), key=jax.random.key(1))
+    assert set(np.ravel(dropped / params["table"])) == {0.0, 2.0}
+    # A method without rngs ignores the key.
+    assert total(params, key=jax.random.key(1)) == total(params) == jnp.sum(params["table"])
+    with pytest.raises(ValueError, match=r"do not fit Named: missing \['table'\], unknown \['tables'\]"):
+        rows({"tables": params["table"]}, jnp.asarray([3]))
+
+
 def test_state_that_is_not_a_parameter_is_refused():
     with pytest.raises(TypeError, match=r"BatchNorm keeps state that is not a parameter: mean, var"):
         base.from_nnx(lambda rngs: nnx.BatchNorm(2, rngs=rngs))

@@ -17,11 +17,16 @@ N_USERS, N_ITEMS, DIM, MAX_LEN = 4, 9, 8, 6
 
 BUILD = {
     "sasrec": functools.partial(models.sasrec, N_ITEMS, dim=DIM, max_len=MAX_LEN, n_heads=2),
-    "sasrec_free": functools.partial(models.sasrec, N_ITEMS, dim=DIM, max_len=MAX_LEN, tied=False),
     "sasrec_pre": functools.partial(models.sasrec, N_ITEMS, dim=DIM, max_len=MAX_LEN, norm="pre"),
-    "sasrec_masked": functools.partial(models.sasrec, N_ITEMS, dim=DIM, max_len=MAX_LEN, pad_keys="masked"),
     "sasrec_usual": functools.partial(
-        models.sasrec, N_ITEMS, dim=DIM, max_len=MAX_LEN, n_heads=2, norm="pre", pad_keys="masked"
+        models.sasrec,
+        N_ITEMS,
+        dim=DIM,
+        max_len=MAX_LEN,
+        n_heads=2,
+        norm="pre",
+        pad_keys="masked",
+        tied=False,
     ),
     "gru4rec": functools.partial(models.gru4rec, N_ITEMS, dim=DIM, max_len=MAX_LEN, hidden=5, n_layers=2),
     "caser": functools.partial(
@@ -66,9 +71,7 @@ def expected(name, params, items, user):
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     options = {
         "sasrec": {"n_heads": 2},
-        "sasrec_free": {"n_heads": 1},
         "sasrec_pre": {"n_heads": 1, "norm": "pre"},
-        "sasrec_masked": {"n_heads": 1, "pad_keys": "masked"},
         "sasrec_usual": {"n_heads": 2, "norm": "pre", "pad_keys": "masked"},
         "bert4rec": {"n_heads": 2},
     }.get(name, {})
@@ -82,7 +85,7 @@ def expected(name, params, items, user):
 def table_of(name, params):
     if name == "caser":
         return np.concatenate([params["output"], params["output_bias"][:, None]], axis=1)[:N_ITEMS]
-    return np.asarray(params["output"] if name == "sasrec_free" else params["item"][:N_ITEMS])
+    return np.asarray(params["output"] if name == "sasrec_usual" else params["item"][:N_ITEMS])
 
 
 def test_the_reference_is_met(name, model, params):

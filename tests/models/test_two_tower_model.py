@@ -154,6 +154,7 @@ def test_the_towers_give_vectors_whose_inner_products_are_the_logits(rng, build,
     assert vectors[0].shape[1] == vectors[1].shape[1] == 4 + 2 * bias
     logits = model.apply(params, users[:, None], items[None, :])
     np.testing.assert_allclose(vectors[0] @ vectors[1].T, logits, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(model.output_table(params), vectors[1])
 
 
 def test_normalised_towers_give_cosines_over_the_temperature(rng):
