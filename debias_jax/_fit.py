@@ -67,31 +67,50 @@ def make_judge(
     return Judge(protocol, eval_set)
 
 
-def _validation_settings(config: ConfigDict, method: Method, judge: Judge | None) -> dict[str, Any]:
-    """The arguments of ``fit_many`` that concern validation."""
+def _validation_settings(
+    config: ConfigDict, method: Method, judge: Judge | None, train: TrainData, dataset: Dataset
+) -> dict[str, Any]:
+    """The arguments of ``fit_many`` that concern validation.
+
+    On simulated data the PCC of estimated and true exposure is logged with every evaluation, also where there is no
+    validation part. It is nothing to monitor: no real log has it.
+    """
     patience = config.train.patience or None
+    knows_exposure = dataset.truth is not None and method.exposure is not None
     if judge is None:
         if patience or config.train.restore == "best":
             raise ConfigError(
                 "train.patience and train.restore='best' need a validation part; this dataset has none: set "
                 "data.split, or train.patience=0 and train.restore='last'"
             )
-        return {"restore": "last"}
-    if config.protocol.monitor not in judge.protocol.metrics:
+        if not knows_exposure:
+            return {"restore": "last"}
+    elif config.protocol.monitor not in judge.protocol.metrics:
         raise ConfigError(
             f"unknown protocol.monitor {config.protocol.monitor!r}; "
             f"{nearest(config.protocol.monitor, judge.protocol.metrics)}"
         )
 
-    def evaluate(state, eval_set):
-        return evaluation.summarise(evaluation.evaluate(judge.protocol, method.predict, state, eval_set))
+    def evaluate(state, known):
+        logs = {}
+        if judge is not None:
+            logs |= evaluation.summarise(
+                evaluation.evaluate(judge.protocol, method.predict, state, known["eval_set"])
+            )
+        if knows_exposure:
+            estimate = evaluation.exposure_matrix(method.exposure, state, known["train"])
+            logs["pcc"] = metrics.pearson(estimate, known["exposure"])
+        return logs
 
+    known: dict[str, Any] = {} if judge is None else {"eval_set": judge.eval_set}
+    if knows_exposure:
+        known |= {"train": train, "exposure": jnp.asarray(dataset.truth.exposure)}
     return {
         "evaluate": evaluate,
-        "eval_data": judge.eval_set,
-        "monitor": config.protocol.monitor,
+        "eval_data": known,
+        "monitor": None if judge is None else config.protocol.monitor,
         "patience": patience,
-        "restore": config.train.restore,
+        "restore": "last" if judge is None else config.train.restore,
     }
 
 
@@ -140,8 +159,9 @@ def make_task(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, *,
     """The method of a variant, the training data on the device, and how validation is read."""
     method = build_for(config, entry, dataset)
     check_labels(label, entry, method, dataset)
+    train = training.data_for(method, dataset)
     judge = make_judge(config, dataset, "validation", history=history_of(method))
-    return Task(method, training.data_for(method, dataset), _validation_settings(config, method, judge))
+    return Task(method, train, _validation_settings(config, method, judge, train, dataset))
 
 
 def history_of(method: Method) -> int:
@@ -242,13 +262,14 @@ def load(
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} holds no checkpoint of {label}; train first with launch/train.py")
     method = build_for(config, entry, dataset)
+    train = training.data_for(method, dataset)
     judge = make_judge(config, dataset, "validation", history=history_of(method))
-    settings = _validation_settings(config, method, judge)
+    settings = _validation_settings(config, method, judge, train, dataset)
     own = fingerprint(config, entry, dataset, runs)
     with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=own) as saver:
         result, done, active = training.load_many(
             method,
-            training.data_for(method, dataset),
+            train,
             len(runs),
             checkpointer=saver,
             monitor=settings.get("monitor"),

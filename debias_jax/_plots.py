@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from debias_jax._logistic_mf import popularity_pcc
 from debias_jax._results import Scored
 from debias_jax.data.types import Dataset
 from debias_jax.errors import MissingExtraError, require_extra
@@ -32,6 +33,13 @@ def save_all(
         compare(folder / "comparison.png", scored, comparison)
     if dataset.truth is not None and any(one.exposure is not None for one in scored):
         _exposure(folder / "exposure.png", scored, dataset)
+        learned = [one for one in scored if any("pcc" in row for row in one.history)]
+        curves(
+            folder / "pcc.png",
+            learned,
+            {"pcc": "PCC of estimated and true exposure"},
+            levels={"popularity": popularity_pcc(dataset)},
+        )
 
 
 def save_settings(
@@ -104,13 +112,20 @@ def _series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, n
     return np.asarray([row["epoch"] for row in rows]), np.asarray(values, np.float64)
 
 
-def curves(path: pathlib.Path, scored: Sequence[Scored], labels: Mapping[str, str]) -> None:
+def curves(
+    path: pathlib.Path,
+    scored: Sequence[Scored],
+    labels: Mapping[str, str],
+    *,
+    levels: Mapping[str, float] | None = None,
+) -> None:
     """Draws logs over epochs, mean and sd over runs, a panel for each log that was kept.
 
     Args:
         path: the file.
         scored: the variants, a curve each.
         labels: name of a log -> label of its axis.
+        levels: what to draw as dashed lines across every panel, name -> height.
     """
     names = [name for name in labels if any(name in row for one in scored for row in one.history)]
     if not names:
@@ -130,6 +145,8 @@ def curves(path: pathlib.Path, scored: Sequence[Scored], labels: Mapping[str, st
             color = colors[number % len(colors)]
             axis.plot(epochs, mean, label=one.name, linewidth=1.5, color=color)
             axis.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+        for level, height in (levels or {}).items():
+            axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
         axis.set(xlabel="epoch", ylabel=labels[name])
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()

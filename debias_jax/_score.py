@@ -47,14 +47,11 @@ def score(
             evaluations.append(scores)
     if dataset.truth is not None and method.exposure is not None:
         train = training.train_data(dataset)
-        users = jnp.arange(dataset.n_users, dtype=jnp.int32)[:, None]
-        items = jnp.arange(dataset.n_items, dtype=jnp.int32)[None, :]
-        shape = (dataset.n_users, dataset.n_items)
         truth = jnp.asarray(dataset.truth.exposure)
+        of_all = jax.jit(lambda state, train: evaluation.exposure_matrix(method.exposure, state, train))
         for number in range(n_runs):
             state = jax.tree.map(lambda x, number=number: x[number], states)
-            pairs = (jnp.broadcast_to(users, shape), jnp.broadcast_to(items, shape))
-            exposure = method.exposure(state, train, *pairs)
+            exposure = of_all(state, train)
             pcc.append(float(metrics.pearson(exposure, truth)))
             estimate = np.asarray(exposure) if estimate is None else estimate
     return _results.Scored(

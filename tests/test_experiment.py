@@ -73,6 +73,20 @@ class TestRun:
         assert [(row["step"], row["seed"]) for row in rows] == [(e, s) for e in (1, 2, 3, 4) for s in (0, 1)]
         assert "snips_dcg@3" in rows[-1] and "snips_dcg@3" not in rows[0]
 
+    def test_pcc_of_exposure_is_logged_with_every_evaluation_and_drawn(self, finished):
+        folder, outcome = finished
+        rows = _rows(folder / "umf")
+        assert [row["step"] for row in rows if "pcc" in row] == [2, 2, 4, 4]
+        assert not any("pcc" in row for row in _rows(folder / "mf"))
+        # The exposure of UMF is the popularity prior itself, and stays so.
+        dataset, _ = experiment.load_dataset(_tiny("umf"))
+        theta = np.sqrt(np.bincount(dataset.train.positives.items, minlength=25))
+        prior = np.mean([np.corrcoef(theta, truth)[0, 1] for truth in dataset.truth.exposure])
+        logged = [row["pcc"] for row in rows if "pcc" in row]
+        np.testing.assert_allclose(logged, prior, atol=1e-5)
+        np.testing.assert_allclose(outcome.results[1]["metrics"]["pcc"]["values"], prior, atol=1e-5)
+        assert (folder / "plots" / "pcc.png").read_bytes().startswith(b"\x89PNG")
+
     def test_per_user_values_average_to_the_reported_ones(self, finished):
         folder, outcome = finished
         saved = np.load(folder / "mf" / "per_user.npz", allow_pickle=False)
@@ -324,3 +338,19 @@ def test_biif_without_probably_exposed_pairs_says_how_to_make_them(tmp_path):
         config.data.split = {"name": "random", "validation": 0.1, "test": 0.0, "seed": 0}
     with pytest.raises(ConfigError, match="data.split.name='biif'"):
         experiment.run(config, tmp_path, quiet=True)
+
+
+def test_pcc_needs_no_validation_part_and_is_no_monitor(tmp_path):
+    config = _tiny("joint_opt", restore="last", patience=0)
+    config.data.split = {}
+    config.seeds = (0,)
+    outcome = experiment.run(config, tmp_path / "run", quiet=True)
+    logged = [row["pcc"] for row in _rows(tmp_path / "run") if "pcc" in row]
+    assert len(logged) == 2 and logged[0] != logged[1]
+    assert outcome.results[0]["metrics"]["pcc"]["values"] == pytest.approx([logged[-1]], abs=1e-6)
+    again = experiment.evaluate(tmp_path / "run")
+    assert again.results[0]["metrics"] == outcome.results[0]["metrics"]
+    watching = _tiny("joint_opt")
+    watching.protocol.monitor = "pcc"
+    with pytest.raises(ConfigError, match=r"unknown protocol\.monitor 'pcc'"):
+        experiment.run(watching, tmp_path / "other", quiet=True)

@@ -1,6 +1,5 @@
 """The protocol of a method, its state, and the arrays it learns from."""
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -104,6 +103,13 @@ class PredictFn(Protocol):
         """Scores pairs."""
 
 
+class ExposureFn(Protocol):
+    """``(state, data, users, items) -> probabilities``: the estimated exposure of pairs, all of one shape."""
+
+    def __call__(self, state: TrainState, data: TrainData, users: Array, items: Array) -> Array:
+        """Estimates exposure."""
+
+
 class Method(NamedTuple):
     """A method: four pure functions, and the hyperparameters they read.
 
@@ -113,7 +119,7 @@ class Method(NamedTuple):
         step: see ``StepFn``.
         predict: see ``PredictFn``.
         hparams: name and default of every numeric hyperparameter.
-        exposure: ``(state, data, users, items) -> probabilities``, the exposure estimate of methods that have one.
+        exposure: see ``ExposureFn``; None of methods that estimate none.
         frame: of a method that reads histories, which samples it learns from; None for methods of pairs.
     """
 
@@ -122,7 +128,7 @@ class Method(NamedTuple):
     step: StepFn
     predict: PredictFn
     hparams: dict[str, float]
-    exposure: Callable[[TrainState, TrainData, Array, Array], Array] | None = None
+    exposure: ExposureFn | None = None
     frame: SequenceFrame | None = None
 
 

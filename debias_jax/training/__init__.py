@@ -15,6 +15,7 @@ from debias_jax.training.evaluation import Evaluation as Evaluation
 from debias_jax.training.evaluation import build_eval_set as build_eval_set
 from debias_jax.training.evaluation import check_finite as check_finite
 from debias_jax.training.evaluation import evaluate as evaluate
+from debias_jax.training.evaluation import exposure_matrix as exposure_matrix
 from debias_jax.training.evaluation import summarise as summarise
 from debias_jax.training.loop import FitResult as FitResult
 from debias_jax.training.loop import fit as fit
@@ -48,6 +49,7 @@ __all__ = [
     "early_stop",
     "environment",
     "evaluate",
+    "exposure_matrix",
     "fit",
     "fit_many",
     "histories_of",

@@ -10,7 +10,7 @@ from debias_jax import metrics
 from debias_jax.data import sequences
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
-from debias_jax.methods.base import PredictFn, TrainState
+from debias_jax.methods.base import ExposureFn, PredictFn, TrainData, TrainState
 from debias_jax.metrics.protocol import POOLED, EvalProtocol, parse_metric
 from debias_jax.training.device_data import item_popularity, padded_histories
 from debias_jax.types import Array
@@ -251,6 +251,48 @@ def evaluate(
         for metric in pooled_metrics
     }
     return Evaluation(values, counted, pooled, jnp.all(finite))
+
+
+def exposure_matrix(
+    exposure: ExposureFn, state: TrainState, data: TrainData, *, chunk: int | None = None
+) -> Array:
+    """The exposure estimate of a method for every pair, in chunks of users to bound what it holds on the way.
+
+    Pure, like ``evaluate``. Beside a simulator's truth, ``metrics.pearson`` of the two is the PCC of Biif (eq. 20).
+
+    Args:
+        exposure: ``Method.exposure``, ``(state, data, users [c, n], items [c, n]) -> probabilities``.
+        state: what it reads.
+        data: the training data.
+        chunk: users that are estimated at once; None for as many as make four million values.
+
+    Returns:
+        float32 ``[n_users, n_items]``.
+
+    Raises:
+        ValueError: ``chunk < 1``.
+
+    Example:
+        >>> from debias_jax import data, training
+        >>> train = training.train_data(data.synthetic.generate(seed=0, n_users=8, n_items=6))
+        >>> popularity = lambda state, data, users, items: data.popularity[items]
+        >>> exposure_matrix(popularity, None, train).shape
+        (8, 6)
+    """
+    n_users, n_items = data.matrix_size
+    if chunk is None:
+        chunk = min(n_users, max(1, _CHUNK_SCORES // n_items))
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    n_chunks = -(-n_users // chunk)
+    # The last chunk is filled up with copies of the last user, which are cut off again below.
+    users = jnp.minimum(jnp.arange(n_chunks * chunk, dtype=jnp.int32), n_users - 1).reshape(n_chunks, chunk)
+
+    def one_chunk(users):
+        pairs = jnp.broadcast_arrays(users[:, None], jnp.arange(n_items, dtype=jnp.int32)[None, :])
+        return jnp.asarray(exposure(state, data, *pairs), jnp.float32)
+
+    return jax.lax.map(one_chunk, users).reshape(n_chunks * chunk, n_items)[:n_users]
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Array]:

@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 from reference import ranking as reference
 
+from debias_jax.data import synthetic
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
 from debias_jax.metrics import PROTOCOLS
-from debias_jax.training.evaluation import build_eval_set, check_finite, evaluate, summarise
+from debias_jax.training.device_data import train_data
+from debias_jax.training.evaluation import (
+    build_eval_set,
+    check_finite,
+    evaluate,
+    exposure_matrix,
+    summarise,
+)
 
 BADR, CJMF, STRICT, XIR, SNIPS = (PROTOCOLS[name] for name in ("badr", "cjmf", "strict", "xir", "snips"))
 LEAVE_ONE_OUT = PROTOCOLS["leave_one_out"]
@@ -255,6 +263,21 @@ def test_predict_must_broadcast():
         run(BADR, lambda state, users, items: state[users], jnp.zeros(1), eval_set)
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         evaluate(BADR, table, jnp.zeros((1, 2)), eval_set, chunk=0)
+
+
+def test_exposure_of_every_pair_in_chunks():
+    train = train_data(synthetic.generate(seed=0, n_users=7, n_items=5))
+
+    def exposure(state, data, users, items):
+        assert users.shape == items.shape
+        return state * data.popularity[items] + users
+
+    expected = 0.5 * np.asarray(train.popularity)[None, :] + np.arange(7)[:, None]
+    for chunk in (None, 1, 3, 7, 100):
+        found = exposure_matrix(exposure, jnp.float32(0.5), train, chunk=chunk)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        exposure_matrix(exposure, jnp.float32(0.5), train, chunk=0)
 
 
 def test_parity_with_the_released_badr_evaluation(fixtures_dir):

@@ -1,0 +1,48 @@
+"""What a plot shows: the curves, and the lines across them."""
+
+import numpy as np
+import pytest
+from reference.tables import scored
+
+from debias_jax import _plots
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were made."""
+    figures = []
+    make = _plots._figure
+
+    def keep(*args, **options):
+        figure, axes = make(*args, **options)
+        figures.append((figure, axes))
+        return figure, axes
+
+    monkeypatch.setattr(_plots, "_figure", keep)
+    return figures
+
+
+def test_curves_are_means_over_runs_and_levels_lie_across(tmp_path, drawn):
+    history = [{"epoch": epoch, "pcc": [0.1 * epoch, 0.3 * epoch]} for epoch in (1, 2, 3)]
+    made = [
+        scored(name, [[0.5], [0.5]])._replace(dataset="made", history=rows)
+        for name, rows in (("biif", history), ("joint_opt", history[:2]))
+    ]
+    path = tmp_path / "pcc.png"
+    _plots.curves(path, made, {"pcc": "PCC"}, levels={"popularity": 0.8})
+    assert path.read_bytes().startswith(b"\x89PNG")
+    ((figure, (axis,)),) = drawn
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    assert list(lines) == ["biif", "joint_opt", "popularity"]
+    np.testing.assert_allclose(lines["biif"].get_ydata(), [0.2, 0.4, 0.6])
+    assert lines["joint_opt"].get_xdata().tolist() == [1, 2]
+    assert set(lines["popularity"].get_ydata()) == {0.8}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
+
+
+def test_nothing_is_drawn_of_logs_that_were_not_kept(tmp_path, drawn):
+    bare = scored("biif", [[0.5]])._replace(dataset="made", history=[{"epoch": 1, "loss": [0.1]}])
+    _plots.curves(tmp_path / "pcc.png", [bare], {"pcc": "PCC"}, levels={"popularity": 0.8})
+    assert not (tmp_path / "pcc.png").exists() and not drawn
