@@ -53,12 +53,20 @@ class Setting(NamedTuple):
         title: over the block.
         published: the settings of its published rows.
         config: what it changes in the config, nested.
+        share: of the training rows that are left; epochs and patience are divided by it, so that a run of few rows may
+            take as many steps as one of all.
     """
 
     folder: str = ""
     title: str = ""
     published: Mapping[str, float] = {}
     config: Mapping[str, Any] = {}
+    share: float = 1.0
+
+    def of(self, config: ConfigDict) -> ConfigDict:
+        """A copy of a config with what the block changes."""
+        longer = {name: round(config.train[name] / self.share) for name in ("epochs", "patience")}
+        return changed(changed(config, self.config), {"train": longer} if self.share < 1 else {})
 
 
 class Table(NamedTuple):
@@ -90,9 +98,10 @@ def _rates(*sparsities: float) -> tuple[Setting, ...]:
     return tuple(
         Setting(
             folder=f"rate_{rate:g}",
-            title=f"{rate:.0%} of the training pairs ({sparsity:g} % sparse)",
+            title=f"{rate:.0%} of the training pairs ({sparsity:g} % sparse), epochs and patience divided by that",
             published={"sampling_rate": rate},
             config={"data": {"split": {"name": "subsample", "fraction": rate, "seed": 2024}}},
+            share=rate,
         )
         for rate, sparsity in zip(rates, sparsities, strict=True)
     )
@@ -265,7 +274,7 @@ def _table(
     ]
     scored: list[Scored] = []
     for setting, figures in zip(spec.settings, published, strict=True):
-        own = changed(config, setting.config)
+        own = setting.of(config)
         scored = run_rows(own, workdir / setting.folder)
         lines += [f"#### {setting.title}", ""] if setting.title else []
         lines += _block(spec, own, workdir / setting.folder, scored, figures)

@@ -154,6 +154,16 @@ class TestReproduce:
         assert "not run here: mf." in text
 
 
+def test_a_block_of_few_rows_has_as_many_steps():
+    config = experiment.base_config()
+    config.train.epochs, config.train.patience = 40, 6
+    setting = _reproduce.TABLES["badr_table5"].settings[-1]
+    own = setting.of(config)
+    assert own.data.split.fraction == setting.share == 0.2
+    assert (own.train.epochs, own.train.patience) == (200, 30)
+    assert (config.train.epochs, config.train.patience) == (40, 6)
+
+
 def test_a_table_of_our_own_runs(docs, tmp_path):
     page = docs / "results.md"
     page.write_text("<!-- begin retrieval_synthetic -->\n<!-- end retrieval_synthetic -->\n")
