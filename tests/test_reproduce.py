@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from reference.tables import cells, small_config
 
-from debias_jax import _reproduce, _rows, data, metrics
+from debias_jax import _reproduce, _rows, data, experiment, metrics
 from debias_jax._fit import Judge, make_judge
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError
