@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from debias_jax import _markdown, experiment, metrics
+from debias_jax import _markdown, _sequence_tables, experiment, metrics
 from debias_jax._config import choose
 from debias_jax._figures import FIGURES
 from debias_jax._fit import make_judge
@@ -207,7 +207,7 @@ def reproduce(
     """Runs the config (or reads its finished workdir) and writes the table's section of ``docs/results.md``.
 
     Args:
-        table: a name of ``TABLES``, ``OWN`` or ``FIGURES``.
+        table: a name of ``TABLES``, ``OWN``, ``FIGURES`` or ``_sequence_tables.TABLES``.
         config: the experiment; its dataset chooses the columns of a table of several.
         workdir: its folder.
         command: the command to print in the section.
@@ -221,7 +221,7 @@ def reproduce(
         ConfigError: the table is unknown or not of this dataset, or the runs do not measure what it compares.
         DataError: the published figures, the page or its section are missing; nothing is trained then.
     """
-    choose("table", table, {**TABLES, **OWN, **FIGURES})
+    choose("table", table, {**TABLES, **OWN, **FIGURES, **_sequence_tables.TABLES})
     dataset, _ = experiment.load_dataset(config)
     page = pathlib.Path(docs) / "results.md"
     if table in TABLES:
@@ -239,7 +239,11 @@ def reproduce(
     else:
         section = section or f"{table}_{dataset.name}"
         _markdown.cut_at_section(page, section)
-        if table in FIGURES:
+        if table in _sequence_tables.TABLES:
+            text = _sequence_tables.write(
+                table, config, pathlib.Path(workdir), dataset, command, pathlib.Path(docs)
+            )
+        elif table in FIGURES:
             folder = pathlib.Path(docs) / "figures"
             text = FIGURES[table](config, pathlib.Path(workdir), dataset, command, folder)
         else:

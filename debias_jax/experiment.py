@@ -29,7 +29,7 @@ from debias_jax._build import (
     model_settings,
     variant_hparams,
 )
-from debias_jax._config import base_config, select_variants, variant
+from debias_jax._config import base_config, only, select_variants, variant
 from debias_jax._fit import Judge, fit, history_of, load, make_judge
 from debias_jax._score import score
 from debias_jax._sequence_variants import (
@@ -92,6 +92,7 @@ __all__ = [
     "implicit_variants",
     "load_dataset",
     "load_predictor",
+    "only",
     "parse_grid",
     "recommend",
     "recommend_next",

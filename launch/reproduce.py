@@ -3,6 +3,7 @@
 python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 --workdir=runs/coat
 python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:table3 --workdir=runs/coat_cvr
 python launch/reproduce.py --table=retrieval --config=configs/ml_100k_retrieval.py:table --workdir=runs/ml_100k
+python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:sasrec_ce,sasrec_sce --workdir=runs/beauty
 python launch/reproduce.py --table=bir_figure7 --config=configs/ml_100k_retrieval.py:figure7 --workdir=runs/figure7
 
 Each row is a run in a folder of its own: the same command resumes, and reads back what is finished.
@@ -10,12 +11,12 @@ Each row is a run in a folder of its own: the same command resumes, and reads ba
 
 from absl import flags
 
-from debias_jax import _cli, _reproduce, experiment
+from debias_jax import _cli, _reproduce, _sequence_tables, experiment
 
 _TABLE = flags.DEFINE_enum(
     "table",
     None,
-    sorted([*_reproduce.TABLES, *_reproduce.OWN, *_reproduce.FIGURES]),
+    sorted([*_reproduce.TABLES, *_reproduce.OWN, *_reproduce.FIGURES, *_sequence_tables.TABLES]),
     "A published table, one of our own, or figures.",
 )
 _CONFIG = _cli.define_config()
