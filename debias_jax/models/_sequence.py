@@ -159,7 +159,7 @@ def dropout(x: Array, rate: float, rngs: nnx.Rngs | None) -> Array:
     kept = min(max(round((1.0 - rate) * 2**16), 1), 2**16)
     if rngs is None or kept == 2**16:
         return x
-    # Two decisions from each 32 bits: a fifth of the time that ``jax.random.bits(..., uint16)`` takes, which makes 32
+    # Two decisions from each 32 bits: a quarter of the time that ``jax.random.bits(..., uint16)`` takes, which makes 32
     # bits for each 16.
     bits = jax.random.bits(rngs(), ((x.size + 1) // 2,), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(-1)[: x.size]
@@ -233,7 +233,7 @@ class SelfAttention(nnx.Module):
         return self.out_projection(self.join_heads(weights @ value))
 
     def split_heads(self, x):
-        """``[B h, l, dim / h]``: products over one batch axis take half the time of those over two."""
+        """``[B h, l, dim / h]``: products over one batch axis take two thirds of the time of those over two."""
         if self.n_heads == 1:
             return x
         return (
