@@ -15,7 +15,7 @@ from debias_jax.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    log = synthetic_sequences.generate(seed=1, n_users=30, n_items=12, timestamps=True).train
+    log = synthetic_sequences.generate(seed=1, n_users=30, n_items=40, timestamps=True).train
     path = tmp_path_factory.mktemp("events") / "events.csv"
     rows = [
         f"u{user},item {item},{time}"
@@ -68,13 +68,14 @@ class TestRun:
             experiment.recommend_next(workdir, ["item x"], user=user, k=1)
         with pytest.raises(DataError, match="history is empty"):
             experiment.recommend_next(workdir, [], user=user, k=1)
-        with pytest.raises(DataError, match="only 11 are not in the history"):
-            experiment.recommend_next(workdir, [item], user=user, k=12)
+        n_items = len(dataset.items)
+        with pytest.raises(DataError, match=f"only {n_items - 1} are not in the history"):
+            experiment.recommend_next(workdir, [item], user=user, k=n_items)
 
 
 class TestJudge:
     def test_histories_are_what_is_known_before_the_target(self):
-        dataset = leave_one_out(synthetic_sequences.generate(seed=0, n_users=6, n_items=8))
+        dataset = leave_one_out(synthetic_sequences.generate(seed=0, n_users=6, n_items=60))
         config = experiment.base_config()
         config.protocol.test = config.protocol.validation = "leave_one_out"
         for part in ("validation", "test"):
@@ -82,17 +83,17 @@ class TestJudge:
             indptr, items = histories_before(dataset, part)
             for row, user in enumerate(np.asarray(judge.eval_set.users)):
                 known = items[indptr[user] : indptr[user + 1]][-3:].tolist()
-                assert judge.eval_set.histories[row].tolist() == [8] * (3 - len(known)) + known
+                assert judge.eval_set.histories[row].tolist() == [60] * (3 - len(known)) + known
 
     @pytest.mark.parametrize(("repeats", "mask"), [(False, "rows"), (True, "none")])
     def test_items_of_the_history_stay_where_users_come_back_to_them(self, repeats, mask):
-        dataset = leave_one_out(synthetic_sequences.generate(seed=0, n_users=20, n_items=8, repeats=repeats))
+        dataset = leave_one_out(synthetic_sequences.generate(seed=0, n_users=20, n_items=60, repeats=repeats))
         config = experiment.base_config()
         judge = make_judge(config, dataset, "test", "leave_one_out", history=3)
         assert judge.protocol.mask_seen == mask
         assert metrics.PROTOCOLS["leave_one_out"].mask_seen == "rows"
 
     def test_a_protocol_of_listed_candidates_is_refused(self):
-        dataset = leave_one_out(synthetic_sequences.generate(seed=0, n_users=6, n_items=8))
+        dataset = leave_one_out(synthetic_sequences.generate(seed=0, n_users=6, n_items=60))
         with pytest.raises(ConfigError, match="scores the whole catalogue"):
             make_judge(experiment.base_config(), dataset, "test", "badr", history=3)

@@ -51,7 +51,7 @@ def nothing_trains(monkeypatch):
 
 
 def dataset_named(name):
-    return synthetic_sequences.generate(seed=0, n_users=5, n_items=4).replace(name=name)
+    return synthetic_sequences.generate(seed=0, n_users=5, n_items=40).replace(name=name)
 
 
 def section(name, config, tmp_path, dataset="beauty"):
