@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from debias_jax import losses, optimizers, sampling
 from debias_jax._checks import check_choice
@@ -139,8 +140,10 @@ def cjmf(
             inits.items(), (keys[:2], keys[2:4]), strict=True
         ):
             base = jax.vmap(start)(jax.random.split(base_key, n_models))
-            noise = optax.tree.random_like(residual_key, base, jax.random.normal)
-            params[group] = {"base": base, "residual": optax.tree.scale(_RESIDUAL_SCALE, noise)}
+            # One draw for all leaves: each call of a generator takes its time to compile.
+            flat, unflatten = ravel_pytree(base)
+            noise = _RESIDUAL_SCALE * jax.random.normal(residual_key, flat.shape, flat.dtype)
+            params[group] = {"base": base, "residual": unflatten(noise)}
         # Each sub-model has moments and a count of its own: it rests while its part is trained on.
         opt_state = {
             group: {part: jax.vmap(tx.init)(params[group][part]) for part, tx in parts.items()}
