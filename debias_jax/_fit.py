@@ -117,9 +117,9 @@ def _validation_settings(
 def _digest(dataset: Dataset, *, features: bool) -> str:
     """A fingerprint of what is learnt from, so that a checkpoint of other data is refused."""
     digest = hashlib.sha256()
-    for part in (dataset.train, dataset.validation, dataset.probably_exposed):
+    for part in (dataset.train, dataset.validation, dataset.probably_exposed, dataset.context):
         if part is not None:
-            for column in (part.users, part.items, part.labels, part.propensities):
+            for column in (part.users, part.items, part.labels, part.propensities, part.timestamps):
                 if column is not None:
                     digest.update(np.ascontiguousarray(column).tobytes())
     for table in (dataset.user_features, dataset.item_features) if features else ():

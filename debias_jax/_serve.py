@@ -117,7 +117,11 @@ def _load_towers(workdir: str | os.PathLike) -> tuple[serving.Bundle, dict[str, 
     # Some methods give their model biases whatever the config says.
     model = build_model(config, entry, **sizes, bias="user_bias" in bundle.params)
     fitted = jax.eval_shape(model.init, jax.random.key(0))
-    if model.user_tower is None or model.item_tower is None or jax.tree.structure(fitted) != jax.tree.structure(bundle.params):
+    if (
+        model.user_tower is None
+        or model.item_tower is None
+        or jax.tree.structure(fitted) != jax.tree.structure(bundle.params)
+    ):
         raise ConfigError(
             f"the score of {entry['method']} is no inner product of vectors of its model; mf and two_tower can be "
             "exported, with methods that train them alone"

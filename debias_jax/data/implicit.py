@@ -101,7 +101,7 @@ def first_block(
     >>> log = synthetic.generate(seed=0, n_users=40, n_items=30).replace(test=None)
     >>> block = first_block(log, min_user_rows=3, min_item_rows=3, n_users=10, n_items=20)
     >>> block.n_users <= 10, block.n_items <= 20, int(block.users.ids[0])
-    (True, True, 0)
+    (True, True, 1)
 
     Source:
         Biif, section 4: users with fewer than 10 and items with fewer than 8 interactions removed from Amazon CDs, the

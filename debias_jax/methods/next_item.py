@@ -1,23 +1,31 @@
 """Next-item prediction: a model that encodes a history, and any loss of the cross-entropy family."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from debias_jax import losses, sampling
 from debias_jax._checks import check_choice
+from debias_jax._reduce import safe_divide
 from debias_jax.errors import ConfigError
 from debias_jax.losses.chunked import SCORES_PER_CHUNK
-from debias_jax.methods._negatives import POOLS, Draw, draw_each, draw_shared, log_popularity
+from debias_jax.methods._negatives import POOLS, Draw, draw_each, draw_shared
+from debias_jax.methods._row_sparse import adam_step, distinct_items, item_tables, row_adam
+from debias_jax.methods._sequence_losses import (
+    LOSSES,
+    Loss,
+    full_total,
+    shared_total,
+    values_by_counts,
+    values_of_draws,
+)
 from debias_jax.methods._terms import prediction_group
 from debias_jax.methods.base import Method, TrainState
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, supervised
 from debias_jax.methods.sequences import (
     SampleBatch,
+    SequenceData,
     SequenceFrame,
+    Sequences,
     check_frame,
     cut,
     lengths_up_to,
@@ -25,84 +33,6 @@ from debias_jax.methods.sequences import (
 )
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params
-
-
-class Loss(NamedTuple):
-    """A loss of this method.
-
-    Attributes:
-        value: ``(pos [n], neg [n, K], log_q_pos, log_q_neg, counts, hparams, n_items) -> [n]``; ``None`` for a loss of
-            all scores.
-        dense: ``(scores [n, V], targets [n], hparams) -> [n]`` of a loss of all scores that has no fused form.
-        hparams: its numeric hyperparameters.
-        pool: what its negatives are drawn from if nothing is said.
-        n_negatives: how many.
-        counted: whether ``value`` reads ``counts``, the multiplicities of the negatives.
-    """
-
-    value: Callable[..., Array] | None = None
-    dense: Callable[[Array, Array, dict[str, Array]], Array] | None = None
-    hparams: Mapping[str, float] = MappingProxyType({})
-    pool: str | None = None
-    n_negatives: int | None = None
-    counted: bool = False
-
-
-def _sampled(function, *names: str, n_items: bool = False, counted: bool = True):
-    """A loss of (pos, neg) with hyperparameters of these names."""
-
-    def value(pos, neg, log_q_pos, log_q_neg, counts, hparams, size):
-        del log_q_pos, log_q_neg
-        options = {name: hparams[name] for name in names} | ({"n_items": size} if n_items else {})
-        if counted:
-            options["counts"] = counts
-        return function(pos, neg, **options, reduce_fn=None)
-
-    return value
-
-
-def _importance(pos, neg, log_q_pos, log_q_neg, counts, hparams, size):
-    del hparams, size
-    return losses.importance_sampled_softmax(
-        pos, neg, log_q_pos=log_q_pos, log_q_neg=log_q_neg, counts=counts, reduce_fn=None
-    )
-
-
-def _truncated(scores, targets, hparams):
-    return losses.truncated_cross_entropy(scores, targets, eta=hparams["eta"], reduce_fn=None)
-
-
-LOSSES = {
-    "cross_entropy": Loss(),
-    "truncated_cross_entropy": Loss(dense=_truncated, hparams={"eta": 1.0}),
-    "scaled_cross_entropy": Loss(
-        _sampled(losses.scaled_cross_entropy, "alpha"),
-        hparams={"alpha": 100.0},
-        pool="uniform",
-        n_negatives=100,
-        counted=True,
-    ),
-    "noise_contrastive": Loss(
-        _sampled(losses.noise_contrastive, "c", n_items=True),
-        hparams={"c": 10.0},
-        pool="uniform",
-        n_negatives=100,
-        counted=True,
-    ),
-    "negative_sampling": Loss(
-        _sampled(losses.negative_sampling), pool="uniform", n_negatives=100, counted=True
-    ),
-    "importance_sampled_softmax": Loss(_importance, pool="popularity", n_negatives=100, counted=True),
-    "bce": Loss(_sampled(losses.bce, counted=False), pool="unseen", n_negatives=1),
-    "bpr": Loss(_sampled(losses.bpr, counted=False), pool="unseen", n_negatives=1),
-    "gbce": Loss(
-        _sampled(losses.gbce, "t", n_items=True, counted=False),
-        hparams={"t": 0.75},
-        pool="unseen",
-        n_negatives=256,
-    ),
-}
-"""The losses by name."""
 
 SCORINGS = ("auto", "gather", "dense")
 """How negatives of single positions are scored, see ``next_item``."""
@@ -127,6 +57,7 @@ def next_item(
     batch_size: int = 512,
     chunk: int | None = None,
     scoring: str = "auto",
+    sparse: bool = False,
 ) -> Method:
     r"""Learns to score the item that follows a history above the others.
 
@@ -159,10 +90,13 @@ def next_item(
         truncate: see ``SequenceFrame``.
         min_items: see ``SequenceFrame``.
         batch_size: samples a step at most; the batches of an epoch are equally large up to one sample.
-        chunk: positions whose scores are held at once; None for as many as make eight million scores.
+        chunk: positions whose scores are held at once; None for as many as make four million scores.
         scoring: of negatives that each position draws for itself: ``"gather"`` their vectors, ``"dense"``: one product
             with the whole table and the number of times that each item was drawn (the same loss and gradient, and
             faster where K is not far below the number of items), ``"auto"`` for the cheaper one.
+        sparse: whether a step reads and moves only the rows of the items that stand in its batch or are drawn, by
+            Adam with moments of their own (``torch.optim.SparseAdam``'s rule): for catalogues of millions, with
+            ``shared`` negatives. Else every row decays and moves by its momentum in every step, as published.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, those of the loss (``alpha``, ``c``, ``eta``, ``t``), and
@@ -193,47 +127,55 @@ def next_item(
     model = _as_encoder(model)
     frame = _frame(model, samples, lengths, truncate, min_items, pairs=pairs)
     pool, n = _checked_negatives(loss, spec, negatives, n_negatives, shared, exclude_target)
+    shared = shared or pool == "in_batch"
+    if sparse and not (shared and frame.samples in ("windows", "prefixes") and model.resized is not None):
+        raise ConfigError(
+            "sparse=True needs negatives that a batch shares (shared=True) and a model of histories that reads them "
+            "from left to right: sasrec, gru4rec, caser or fmlp_rec"
+        )
     hparams = {**ADAM_HPARAMS, **spec.hparams, **({"mask_rate": 0.2} if frame.samples == "cloze" else {})}
 
-    def positions(params: Params, context: Context, batch: dict[str, SampleBatch]):
-        """Encodings, targets, users and mask of all positions of a batch, ``[S, d]`` and ``[S]``."""
-        parts = []
+    def asked_of(context: Context, batch: dict[str, SampleBatch]) -> dict[str, Sequences]:
+        """The histories of a batch by length, and what is asked of them."""
+        asked = {}
         for number, rows in batch.items():
-            key = jax.random.fold_in(context.key, int(number))
             sequences = cut(context.data, rows, samples=frame.samples, length=frame.edges[int(number)])
-            histories, where = sequences.histories, sequences.where
             if frame.samples == "cloze":
-                where = sampling.cloze_mask(
-                    jax.random.fold_in(key, 0), where, rate=context.hparams["mask_rate"]
-                )
-                histories = jnp.where(where, model.mask_id, histories)
-            encoded = model.encode(params, histories, sequences.users, key=jax.random.fold_in(key, 1))
-            width = sequences.targets.shape[1]
-            users = jnp.broadcast_to(sequences.users[:, None], sequences.targets.shape)
-            parts.append((encoded[:, -width:], sequences.targets, users, where))
-        return tuple(
-            jnp.concatenate([part.reshape(-1, *part.shape[2:]) for part in column])
-            for column in zip(*parts, strict=True)
-        )
+                key = jax.random.fold_in(jax.random.fold_in(context.key, int(number)), 0)
+                where = sampling.cloze_mask(key, sequences.where, rate=context.hparams["mask_rate"])
+                hidden = jnp.where(where, model.mask_id, sequences.histories)
+                sequences = sequences._replace(histories=hidden, where=where)
+            asked[number] = sequences
+        return asked
+
+    def encode(model: Model, params: Params, asked: dict[str, Sequences], key: Key) -> Array:
+        """The encodings of all positions of a batch, ``[S, d]``."""
+        parts = []
+        for number, sequences in asked.items():
+            own = jax.random.fold_in(jax.random.fold_in(key, int(number)), 1)
+            encoded = model.encode(params, sequences.histories, sequences.users, key=own)
+            parts.append(encoded[:, -sequences.targets.shape[1] :])
+        return _flat(parts)
+
+    def draw_for_all(context: Context, targets: Array, where: Array) -> Draw:
+        key = jax.random.fold_in(context.key, len(frame.edges))
+        return draw_shared(key, context.data, targets, where, pool=pool, n=n, exclude_target=exclude_target)
 
     def term(params, context: Context, batch: dict[str, SampleBatch]):
-        encoded, targets, users, where = positions(params["prediction"], context, batch)
+        asked = asked_of(context, batch)
+        encoded = encode(model, params["prediction"], asked, context.key)
+        targets, where, users = _positions(asked)
         table = model.output_table(params["prediction"])
         n_items = table.shape[0]
-        key = jax.random.fold_in(context.key, len(frame.edges))
         count = jnp.sum(where, dtype=encoded.dtype)
         if spec.value is None:
-            total = _full(spec, encoded, table, targets, where, context.hparams, chunk)
+            total = full_total(spec, encoded, table, targets, where, context.hparams, chunk)
             return total, count
-        if shared or pool == "in_batch":
-            draw = draw_shared(
-                key, context.data, targets, where, pool=pool, n=n, exclude_target=exclude_target
-            )
-            values = _values(
-                spec, encoded, targets, table, draw, context.hparams, encoded @ table[draw.items].T
-            )
-            return jnp.sum(jnp.where(where, values, 0.0)), count
+        if shared:
+            draw = draw_for_all(context, targets, where)
+            return shared_total(spec, encoded, targets, where, table, draw, context.hparams, n_items), count
 
+        key = jax.random.fold_in(context.key, len(frame.edges))
         dense = spec.counted and (scoring == "dense" or (scoring == "auto" and n > _DENSE_FROM * n_items))
 
         def values_of(table, inputs):
@@ -244,9 +186,9 @@ def next_item(
                 own_key, context.data, users, targets, pool=pool, n=n, exclude_target=exclude_target
             )
             if dense:
-                return _dense_values(spec, encoded, targets, table, draw, context)
+                return values_by_counts(spec, encoded, targets, table, draw, context)
             neg = jnp.einsum("nd,nkd->nk", encoded, table[draw.items])
-            return _values(spec, encoded, targets, table, draw, context.hparams, neg)
+            return values_of_draws(spec, encoded, targets, table, draw, context.hparams, neg, n_items)
 
         slots = jnp.arange(targets.shape[0], dtype=jnp.int32)
         total = losses.in_chunks(
@@ -262,56 +204,59 @@ def next_item(
     def predict(state: TrainState, users: Array, histories: Array) -> Array:
         return model.apply(state.params["prediction"], histories, users)
 
+    def sparse_step(state: TrainState, data: SequenceData, batch: dict[str, SampleBatch], key: Key):
+        context = Context(data, state.hparams, state.extra, key, state.step)
+        asked = asked_of(context, batch)
+        targets, where, _ = _positions(asked)
+        draw = draw_for_all(context, targets, where)
+        n_items = data.counts.shape[0]
+        read = [sequences.histories.reshape(-1) for sequences in asked.values()]
+        items = distinct_items(jnp.concatenate([*read, targets, draw.items]), n_items=n_items)
+        small = model.resized(items.rows.shape[0])
+        local = {
+            number: sequences._replace(histories=items.local(sequences.histories))
+            for number, sequences in asked.items()
+        }
+        local_draw = draw._replace(items=items.local(draw.items))
+
+        def mean_loss(params: Params) -> Array:
+            encoded = encode(small, params, local, key)
+            table = small.output_table(params)
+            total = shared_total(
+                spec, encoded, items.local(targets), where, table, local_draw, state.hparams, n_items
+            )
+            return safe_divide(total, jnp.sum(where, dtype=encoded.dtype))
+
+        params = state.params["prediction"]
+        tables = item_tables(model, n_items)
+        value, grads = jax.value_and_grad(mean_loss)(items.take(params, tables))
+        rates = {name: state.hparams[name] for name in ("lr", "weight_decay")}
+        params, moments = adam_step(params, state.opt_state["prediction"], grads, items, tables, **rates)
+        state = state._replace(
+            step=state.step + 1, params={"prediction": params}, opt_state={"prediction": moments}
+        )
+        return state, {"loss": value}
+
     method = supervised(
-        {"prediction": prediction_group(model)},
+        {"prediction": Group(model.init, row_adam()) if sparse else prediction_group(model)},
         loss=term,
         batches=sequence_batches(batch_size),
         predict=predict,
         hparams=hparams,
     )
-    return method._replace(frame=frame)
+    return method._replace(frame=frame, step=sparse_step if sparse else method.step)
 
 
-def _full(spec: Loss, encoded, table, targets, where, hparams, chunk) -> Array:
-    """Sum of a loss of all scores."""
-    if spec.dense is None:
-        return losses.chunked_cross_entropy(
-            encoded, table, targets, chunk=chunk, where=where, reduce_fn=jnp.sum
-        )
-
-    def values_of(table, inputs):
-        encoded, targets = inputs
-        return spec.dense(encoded @ table.T, targets, hparams)
-
-    return losses.in_chunks(
-        values_of,
-        table,
-        (encoded, targets),
-        chunk=chunk or max(1, SCORES_PER_CHUNK // table.shape[0]),
-        where=where,
-        reduce_fn=jnp.sum,
-    )
+def _flat(parts: list[Array]) -> Array:
+    """Parts ``[B, l, ...]`` one behind the other, ``[S, ...]``."""
+    return jnp.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
 
 
-def _values(spec: Loss, encoded, targets, table, draw: Draw, hparams, neg: Array) -> Array:
-    """The loss of drawn items by their scores ``[n, K]``."""
-    pos = jnp.sum(encoded * table[targets], axis=-1)
-    counts = None if draw.where is None else draw.where.astype(neg.dtype)
-    return spec.value(pos, neg, draw.log_q_pos, draw.log_q, counts, hparams, table.shape[0])
-
-
-def _dense_values(spec: Loss, encoded, targets, table, draw: Draw, context: Context) -> Array:
-    """The loss of drawn items by the scores of all, and how often each was drawn."""
-    scores = encoded @ table.T
-    rows = jnp.arange(targets.shape[0], dtype=jnp.int32)
-    added = (
-        jnp.ones(draw.items.shape, scores.dtype) if draw.where is None else draw.where.astype(scores.dtype)
-    )
-    counts = jnp.zeros(scores.shape, scores.dtype).at[rows[:, None], draw.items].add(added)
-    pos = jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
-    # The draw's log probabilities are those of its items; here all items stand in their order.
-    log_q = draw.log_q if jnp.ndim(draw.log_q) == 0 else log_popularity(context.data)
-    return spec.value(pos, scores, draw.log_q_pos, log_q, counts, context.hparams, table.shape[0])
+def _positions(asked: dict[str, Sequences]) -> tuple[Array, Array, Array]:
+    """Targets, their mask, and users of all positions, ``[S]``."""
+    found = list(asked.values())
+    users = [jnp.broadcast_to(each.users[:, None], each.targets.shape) for each in found]
+    return _flat([each.targets for each in found]), _flat([each.where for each in found]), _flat(users)
 
 
 def _as_encoder(model: Model) -> Model:

@@ -25,6 +25,7 @@ def sequence_model(
     max_len: int,
     mask_id: int | None = None,
     uses_users: bool = False,
+    resized: Callable[[int], Model] | None = None,
 ) -> Model:
     """The model of a network with the methods ``encode(history, users, rngs=None)`` and ``output_table()``.
 
@@ -34,6 +35,7 @@ def sequence_model(
         max_len: the longest history.
         mask_id: the mask token of a model that guesses items in their own slots.
         uses_users: whether the network reads users.
+        resized: see ``Model``.
 
     Returns:
         The model.
@@ -69,6 +71,7 @@ def sequence_model(
         max_len=max_len,
         mask_id=mask_id,
         uses_users=uses_users,
+        resized=resized,
     )
 
 

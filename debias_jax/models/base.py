@@ -66,6 +66,8 @@ class Model(NamedTuple):
         max_len: the longest history.
         mask_id: the id that stands for an item to be guessed; None for models that read from left to right.
         uses_users: whether ``encode`` needs users.
+        resized: ``n_items -> Model``, the same model over another number of items: its parameters are of the same names
+            and differ in the rows of items alone.
     """
 
     init: InitFn
@@ -77,6 +79,7 @@ class Model(NamedTuple):
     max_len: int | None = None
     mask_id: int | None = None
     uses_users: bool = False
+    resized: Callable[[int], "Model"] | None = None
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:

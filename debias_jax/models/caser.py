@@ -85,6 +85,15 @@ def caser(
         n_items=n_items,
         max_len=max_len,
         uses_users=True,
+        resized=lambda size: caser(
+            n_users,
+            size,
+            dim=dim,
+            max_len=max_len,
+            n_vertical=n_vertical,
+            n_horizontal=n_horizontal,
+            dropout=dropout,
+        ),
     )
 
 

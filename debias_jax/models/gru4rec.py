@@ -74,6 +74,9 @@ def gru4rec(
         lambda rngs: _GRU4Rec(n_items, dim, hidden, n_layers, dropout, rngs=rngs),
         n_items=n_items,
         max_len=max_len,
+        resized=lambda size: gru4rec(
+            size, dim=dim, max_len=max_len, hidden=hidden, n_layers=n_layers, dropout=dropout
+        ),
     )
 
 

@@ -70,7 +70,12 @@ def mf(n_users: int, n_items: int, *, dim: int, bias: bool = False, init_scale: 
         vectors = params["item"]
         return with_bias(vectors, params["item_bias"], first=False) if bias else vectors
 
-    return model._replace(user_tower=user_tower, item_tower=item_tower, output_table=output_table)
+    return model._replace(
+        user_tower=user_tower,
+        item_tower=item_tower,
+        output_table=output_table,
+        resized=lambda size: mf(n_users, size, dim=dim, bias=bias, init_scale=init_scale),
+    )
 
 
 def item_vectors(params: Params, items: Array) -> Array:

@@ -102,6 +102,17 @@ def sasrec(
         ),
         n_items=n_items,
         max_len=max_len,
+        resized=lambda size: sasrec(
+            size,
+            dim=dim,
+            max_len=max_len,
+            n_heads=n_heads,
+            n_blocks=n_blocks,
+            dropout=dropout,
+            norm=norm,
+            pad_keys=pad_keys,
+            tied=tied,
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from debias_jax import data, methods, models, training
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import ConfigError, DataError
-from debias_jax.methods import _negatives, sequences
+from debias_jax.methods import _negatives, _row_sparse, sequences
 from debias_jax.methods.sequences import SequenceFrame
 from debias_jax.models.base import Model, lookup
 
@@ -341,3 +341,64 @@ class TestRefused:
     def test_histories_that_are_too_short(self):
         with pytest.raises(DataError, match="no user has the events"):
             training.sequence_data(log_of([[1], [2]]), SequenceFrame("windows", 4, (4,)))
+
+
+class TestSparse:
+    """Steps that touch the rows of a batch alone."""
+
+    OPTIONS = {"loss": "scaled_cross_entropy", "n_negatives": 3, "shared": True}
+
+    @staticmethod
+    def model():
+        return models.gru4rec(N_ITEMS, dim=DIM, max_len=4)
+
+    def steps(self, n, **options):
+        method = methods.next_item(self.model(), batch_size=2, **self.OPTIONS, **options)
+        log = training.sequence_data(LOG, method.frame)
+        states = [method.init(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.0})]
+        batches = method.batches(log, jax.random.key(2))
+        for number in range(n):
+            batch = jax.tree.map(lambda x, number=number: x[number], batches)
+            states.append(jax.jit(method.step)(states[-1], log, batch, jax.random.key(3 + number))[0])
+        return [state.params["prediction"] for state in states]
+
+    def test_the_first_step_is_that_of_all_rows(self):
+        # Before the first step there is no momentum by which other rows could move.
+        dense, sparse = self.steps(1)[1], self.steps(1, sparse=True)[1]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), dense, sparse)
+
+    def test_rows_outside_the_batch_stand_still(self):
+        start, first, second = self.steps(2, sparse=True)
+        moved = [
+            np.any(np.asarray(a != b), axis=1)
+            for a, b in ((start["item"], first["item"]), (first["item"], second["item"]))
+        ]
+        assert all(0 < rows[:N_ITEMS].sum() < N_ITEMS and not rows[N_ITEMS] for rows in moved)
+        assert np.any(moved[0] != moved[1])
+
+    def test_a_row_that_is_read_again_goes_on_with_its_own_moments(self):
+        items = _row_sparse.distinct_items(jnp.asarray([2, 4, 2, N_ITEMS]), n_items=N_ITEMS)
+        params = {"item": jnp.ones((N_ITEMS + 1, 1)), "scale": jnp.ones(1)}
+        tables = {"item": True, "scale": False}
+        state = _row_sparse.row_adam()({}).init(params)
+        # g = 1 and then 3 for item 2; every second step leaves it out.
+        for step, (rows, slope) in enumerate(
+            [(items, 1.0), (items._replace(rows=items.rows.at[0].set(0)), 7.0), (items, 3.0)]
+        ):
+            grads = {"item": jnp.full((5, 1), slope), "scale": jnp.full(1, slope)}
+            params, state = _row_sparse.adam_step(
+                params, state, grads, rows, tables, lr=jnp.float32(0.1), weight_decay=jnp.float32(0.0)
+            )
+            if step == 1:
+                after_one = float(params["item"][2, 0])
+        mean, square = 0.9 * 0.1 * 1.0 + 0.1 * 3.0, 0.999 * 0.001 * 1.0 + 0.001 * 9.0
+        step_size = 0.1 * (mean / (1 - 0.9**3)) / np.sqrt(square / (1 - 0.999**3))
+        np.testing.assert_allclose(after_one, 0.9, rtol=1e-5)
+        np.testing.assert_allclose(params["item"][2, 0], after_one - step_size, rtol=1e-4)
+        assert float(params["item"][3, 0]) == 1.0
+
+    @pytest.mark.parametrize("options", [{"shared": False}, {"samples": "cloze"}])
+    def test_what_has_no_sparse_step(self, options):
+        model = models.bert4rec(N_ITEMS, dim=4, max_len=4) if "samples" in options else self.model()
+        with pytest.raises(ConfigError, match="sparse=True needs"):
+            methods.next_item(model, **(self.OPTIONS | options), sparse=True)
