@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from debias_jax import models
+from debias_jax.errors import ConfigError
 
 
 def sigmoid(x):
@@ -81,3 +82,25 @@ def test_messages(rng):
         model.apply(params, jnp.zeros(4, jnp.int32), vectors, jnp.zeros(5))
     with pytest.raises(TypeError, match="popularity must be of a floating dtype"):
         model.apply(params, jnp.zeros(5, jnp.int32), vectors, jnp.zeros(5, jnp.int32))
+
+
+def test_exposure_of_cjmf_by_hand(rng):
+    model = models.cjmf_exposure(dim=4)
+    params = {name: rng.normal(size=np.shape(x)) for name, x in model.init(jax.random.key(0)).items()}
+    vectors, popularity = rng.normal(size=(3, 4)), np.array([0.01, 0.5, 1.0])
+
+    def of(name):
+        return 1 / (1 + np.exp(-(vectors @ params[f"{name}_weight"] + params[f"{name}_bias"])))
+
+    want = (of("gate") * of("affinity") + (1 - of("gate")) * popularity) ** of("power")
+    as_float32 = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (params, vectors, popularity))
+    np.testing.assert_allclose(model.apply(*as_float32), want, rtol=1e-5)
+
+
+def test_messages_of_cjmf():
+    model = models.cjmf_exposure(dim=4)
+    params = model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"popularity \(4,\), item_vectors_without_last_axis \(5,\)"):
+        model.apply(params, jnp.zeros((5, 4)), jnp.zeros(4))
+    with pytest.raises(ConfigError, match="dim must be an integer of at least 1, got 0"):
+        models.cjmf_exposure(dim=0)
