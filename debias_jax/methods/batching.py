@@ -172,6 +172,8 @@ def without_exposed(frame: BatchesFn) -> BatchesFn:
         position = sampling.find(data.observed_set, batch.users, batch.items)
         return batch._replace(where=batch.where & ~held_out[jnp.where(position < 0, n, position)])
 
+    return batches
+
 
 def clicks_and_other_items(*, batch_size: int, n_negatives: int = 1) -> BatchesFn:
     """Every click ``n_negatives`` times an epoch, each time with another uniform item, clicked or not.
