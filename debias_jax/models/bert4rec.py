@@ -52,7 +52,7 @@ def bert4rec(
         max_len: L, the longest history and the number of positions; the last slot has the last.
         n_heads: attention heads, which share ``dim``.
         n_blocks: number of blocks.
-        dropout: rate, resolved to 1/65536.
+        dropout: rate, in [0, 1).
         hidden: width of the feed-forward layers; None takes ``4 dim``.
 
     Returns:

@@ -45,7 +45,7 @@ def caser(
         max_len: L, the number of items that are read and the height of the highest filter.
         n_vertical: filters over single columns.
         n_horizontal: filters of each height.
-        dropout: rate, resolved to 1/65536.
+        dropout: rate, in [0, 1).
 
     Returns:
         The model, which needs users; parameters ``user [n_users, dim]``, ``item [n_items + 1, dim]``, ``vertical``,

@@ -40,7 +40,7 @@ def fmlp_rec(
         dim: length of the vectors.
         max_len: L, the length over which the transforms run.
         n_blocks: number of blocks.
-        dropout: rate, resolved to 1/65536.
+        dropout: rate, in [0, 1).
         hidden: width of the feed-forward layers; None takes ``4 dim``.
 
     Returns:

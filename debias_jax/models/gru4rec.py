@@ -43,7 +43,7 @@ def gru4rec(
         max_len: the longest history.
         hidden: length of the state; None takes ``dim``.
         n_layers: recurrent layers, each on the states of the one before.
-        dropout: rate of the inputs, resolved to 1/65536.
+        dropout: rate of the inputs, in [0, 1).
 
     Returns:
         The model; parameters ``item [n_items + 1, dim]``, ``layers`` with ``input [dim, 3 hidden]`` and ``state

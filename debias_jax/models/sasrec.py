@@ -56,7 +56,7 @@ def sasrec(
         max_len: L, the longest history and the number of positions; the newest item has the last.
         n_heads: attention heads, which share ``dim``.
         n_blocks: number of blocks.
-        dropout: rate, resolved to 1/65536.
+        dropout: rate, in [0, 1).
         norm: ``"query"`` is the above. ``"pre"`` are the usual pre-norm blocks, which add MHA(LN(x)) and then
             FFN(LN(x)) to x, with dropout of what the attention gives too.
         pad_keys: ``"attended"``, or ``"masked"``: pads are hidden from the attention.

@@ -6,7 +6,7 @@ the host. Integer ids are int32 and are not range-checked inside ``jit``: map ra
 first.
 """
 
-from debias_jax.sampling._bits import hash_bits
+from debias_jax._hash import hash_bits
 from debias_jax.sampling.draws import AliasTable, alias_table, popularity_items, uniform_items, uniform_pairs
 from debias_jax.sampling.frequency import (
     StreamingFrequency,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from debias_jax.sampling._bits import check_positive, hash_bits, scale
+from debias_jax._hash import hash_bits
+from debias_jax.sampling._bits import check_positive, scale
 from debias_jax.types import Array, Key
 
 

@@ -245,20 +245,29 @@ def test_as_many_parameters_as_published_on_beauty(build, count):
 class TestDropout:
     @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
     def test_share_and_scale(self, rate):
-        # An odd number of entries: the last of the drawn halves is not used.
         kept = np.asarray(_sequence.dropout(jnp.ones((111, 1001)), rate, nnx.Rngs(0)))
-        share = round((1 - rate) * 65536) / 65536
+        share = 1 - rate
         np.testing.assert_allclose(kept[kept != 0], 1 / share, rtol=1e-6)
         deviation = (share * (1 - share) / kept.size) ** 0.5
         assert abs((kept != 0).mean() - share) < 5 * deviation
-        # Neighbours, which come from one number, are independent.
-        both = (kept[:, :1000:2] != 0) & (kept[:, 1:1000:2] != 0)
-        assert abs(both.mean() - share**2) < 5 * (share**2 * (1 - share**2) / both.size) ** 0.5
+        # Neighbours, and masks of two keys, are independent.
+        other = np.asarray(_sequence.dropout(jnp.ones((111, 1001)), rate, nnx.Rngs(1)))
+        for left, right in ((kept[:, :1000:2], kept[:, 1:1000:2]), (kept, other)):
+            both = (left != 0) & (right != 0)
+            assert abs(both.mean() - share**2) < 5 * (share**2 * (1 - share**2) / both.size) ** 0.5
 
-    @pytest.mark.parametrize("rate", [0.0, 1e-6])
-    def test_a_rate_that_resolves_to_nothing_keeps_everything(self, rate):
+    def test_masks_of_many_keys_differ_in_every_place(self):
+        kept = jax.vmap(lambda key: _sequence.dropout(jnp.ones(50), 0.5, nnx.Rngs(key)))(
+            jax.random.split(jax.random.key(0), 4000)
+        )
+        share = np.asarray(kept != 0).mean(axis=0)
+        np.testing.assert_allclose(share, 0.5, atol=5 * (0.25 / 4000) ** 0.5)
+        correlation = np.corrcoef(np.asarray(kept != 0).T) - np.eye(50)
+        assert np.abs(correlation).max() < 5 / 4000**0.5
+
+    def test_a_rate_of_nothing_keeps_everything(self):
         x = jnp.arange(5.0)
-        np.testing.assert_array_equal(_sequence.dropout(x, rate, nnx.Rngs(0)), x)
+        np.testing.assert_array_equal(_sequence.dropout(x, 0.0, nnx.Rngs(0)), x)
 
     def test_without_a_generator_everything_is_kept(self):
         np.testing.assert_array_equal(_sequence.dropout(jnp.ones(9), 0.9, None), 1.0)
