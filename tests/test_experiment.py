@@ -253,8 +253,9 @@ class TestConfigs:
         config = _module(name).get_config("all")
         assert config.is_locked and config.methods
         for variant in config.methods:
-            method = experiment.build_method(config, config.variants[variant], n_users=5, n_items=4)
-            experiment.variant_hparams(config, config.variants[variant], method)
+            own = experiment.only(config, variant)
+            method = experiment.build_method(own, own.variants[variant], n_users=5, n_items=4)
+            experiment.variant_hparams(own, own.variants[variant], method)
 
     def test_config_survives_json(self):
         config = _tiny("mf,umf")

@@ -372,7 +372,7 @@ class TestWrongQuestions:
             (["--user=7", "--k=26"], ["k = 26", "only 25"]),
             (["--user=7", "--k=0"], ["k must be at least 1, got 0"]),
             (["--user=7", "--k=many"], ["--k=many", "takes an integer"]),
-            ([], ["--user=... is missing"]),
+            ([], ["name a user, --user=ID", "--history=ITEM,ITEM"]),
         ],
         ids=str,
     )

@@ -293,11 +293,11 @@ def _frame(
             samples = "cloze"
         elif pairs:
             samples = "events"
-        elif _encodes_one_slot(model):
+        elif model.last_slot_only:
             samples = "prefixes"
     fits = {"cloze": model.mask_id is not None, "events": pairs}
     if not fits.get(samples, model.mask_id is None and not pairs) or (
-        samples == "windows" and _encodes_one_slot(model)
+        samples == "windows" and model.last_slot_only
     ):
         raise ConfigError(
             f"samples={samples!r} does not fit the model: bert4rec learns from 'cloze', mf and two_tower from "
@@ -305,15 +305,6 @@ def _frame(
         )
     edges = lengths_up_to(model.max_len) if lengths is None else tuple(lengths)
     return check_frame(SequenceFrame(samples, model.max_len, edges, truncate, min_items))
-
-
-def _encodes_one_slot(model: Model) -> bool:
-    """Whether the model encodes the last slot of a history alone."""
-    if model.max_len == 1:
-        return False
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    history, users = jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    return jax.eval_shape(model.encode, params, history, users).shape[1] == 1
 
 
 def _checked_negatives(

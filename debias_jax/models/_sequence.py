@@ -26,6 +26,7 @@ def sequence_model(
     max_len: int,
     mask_id: int | None = None,
     uses_users: bool = False,
+    last_slot_only: bool = False,
     resized: Callable[[int], Model] | None = None,
 ) -> Model:
     """The model of a network with the methods ``encode(history, users, rngs=None)`` and ``output_table()``.
@@ -36,6 +37,7 @@ def sequence_model(
         max_len: the longest history.
         mask_id: the mask token of a model that guesses items in their own slots.
         uses_users: whether the network reads users.
+        last_slot_only: whether it encodes the last slot alone.
         resized: see ``Model``.
 
     Returns:
@@ -72,6 +74,7 @@ def sequence_model(
         max_len=max_len,
         mask_id=mask_id,
         uses_users=uses_users,
+        last_slot_only=last_slot_only,
         resized=resized,
     )
 

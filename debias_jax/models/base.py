@@ -66,6 +66,7 @@ class Model(NamedTuple):
         max_len: the longest history.
         mask_id: the id that stands for an item to be guessed; None for models that read from left to right.
         uses_users: whether ``encode`` needs users.
+        last_slot_only: whether ``encode`` gives ``[B, 1, d]``.
         resized: ``n_items -> Model``, the same model over another number of items: its parameters are of the same names
             and differ in the rows of items alone.
     """
@@ -79,6 +80,7 @@ class Model(NamedTuple):
     max_len: int | None = None
     mask_id: int | None = None
     uses_users: bool = False
+    last_slot_only: bool = False
     resized: Callable[[int], "Model"] | None = None
 
 

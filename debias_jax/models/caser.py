@@ -85,6 +85,7 @@ def caser(
         n_items=n_items,
         max_len=max_len,
         uses_users=True,
+        last_slot_only=True,
         resized=lambda size: caser(
             n_users,
             size,

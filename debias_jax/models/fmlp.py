@@ -72,6 +72,7 @@ def fmlp_rec(
         lambda rngs: _FMLPRec(n_items, dim, max_len, n_blocks, dropout, hidden, rngs=rngs),
         n_items=n_items,
         max_len=max_len,
+        last_slot_only=True,
         resized=lambda size: fmlp_rec(
             size, dim=dim, max_len=max_len, n_blocks=n_blocks, dropout=dropout, hidden=hidden
         ),
