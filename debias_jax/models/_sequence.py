@@ -3,6 +3,7 @@
 Items are 0 .. n_items - 1 and special tokens stand behind them: the pad is ``n_items``, a mask token ``n_items + 1``.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -43,7 +44,14 @@ def sequence_model(
     Returns:
         The model.
     """
-    init, (network, output_table) = pure_methods(make, "encode", "output_table")
+    # Tracing a network takes tenths of a second, and many a model is made for its settings' sake alone.
+    parts = functools.cache(lambda: pure_methods(make, "encode", "output_table"))
+
+    def init(key: Key) -> Params:
+        return parts()[0](key)
+
+    def output_table(params: Params) -> Array:
+        return parts()[1][1](params)
 
     def encode(
         params: Params, history: Array, users: Array | None = None, *, key: Key | None = None
@@ -51,7 +59,7 @@ def sequence_model(
         check_history(history, max_len)
         if uses_users:
             check_users(users, history)
-        return network(params, history, users, key=key)
+        return parts()[1][0](params, history, users, key=key)
 
     def apply(params: Params, history: Array, users: Array | None = None, *, key: Key | None = None) -> Array:
         check_history(history, max_len)
