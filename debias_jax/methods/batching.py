@@ -91,9 +91,10 @@ def clicks_and_negatives(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
 def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
     """Every click, and ``n_negatives`` uniform (user, item) pairs per click as zeros, weighted to the whole matrix.
 
-    A zero has the weight (number of unclicked pairs) / (number of zeros drawn), a click has weight 1, both divided
-    by their mean over the epoch; the weighted mean over an epoch is then an unbiased estimate of the mean over all
-    pairs, whatever ``n_negatives`` is. A drawn pair that was clicked is dropped.
+    A zero has the weight (number of unclicked pairs) / (number of zeros drawn), a click has weight 1 (of a pair that
+    was logged several times all rows together), both divided by their mean over the epoch; the weighted mean over an
+    epoch is then an unbiased estimate of the mean over all pairs, whatever ``n_negatives`` is. A drawn pair that was
+    clicked is dropped.
 
     Args:
         batch_size: rows a step.
@@ -110,16 +111,19 @@ def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> Batche
         )
         keep = ~sampling.contains(data.click_set, zero_users, zero_items)
         # Float before the product: n_users * n_items passes 2^31 for catalogues of ordinary size.
-        unclicked = float(n_users) * float(n_items) - n
+        # A pair that was logged twice is two rows, and one pair of the matrix.
+        pair, clicked_pairs = sampling.find(data.click_set, users, items), data.click_set.items.shape[0]
+        share = 1.0 / jnp.zeros(clicked_pairs, jnp.float32).at[pair].add(1.0)[pair]
+        unclicked = float(n_users) * float(n_items) - clicked_pairs
         zero_weight = unclicked / jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0)
-        mean_weight = (n + unclicked) / (n + jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0))
+        mean_weight = (clicked_pairs + unclicked) / (n + jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0))
         rows = (
             jnp.concatenate([users, zero_users]),
             jnp.concatenate([items, zero_items]),
             jnp.concatenate([jnp.ones(n, jnp.float32), jnp.zeros(n * n_negatives, jnp.float32)]),
             jnp.concatenate(
                 [
-                    jnp.full(n, 1.0 / mean_weight, jnp.float32),
+                    share / mean_weight,
                     jnp.full(n * n_negatives, zero_weight / mean_weight, jnp.float32),
                 ]
             ),
