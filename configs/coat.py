@@ -5,9 +5,9 @@
     python launch/tune.py --config=configs/coat.py:cjmf,ceb,auto_debias --workdir=runs/coat_tune
 
 Ratings >= 4 are clicks. The "probably exposed" pairs are in the training part, 10 % of the other rated pairs are for
-tuning by SNIPS. Settings of the paper: dim 50, batch 1024, 100 epochs, Adam; 15 epochs for CJMF where it runs alone, as
-each of its epochs trains eight models. ``ubo``, ``cjmf``, ``ceb`` and ``auto_debias`` are not tuned here: they have the
-published settings. Results: docs/results.md.
+tuning by SNIPS. Settings of the paper: dim 50, batch 1024, 100 epochs, Adam; 15 epochs for CJMF, each of whose epochs
+trains eight models. ``cjmf`` and ``ceb`` are not tuned here and have the settings of their programs, ``auto_debias``
+those of its program put into means; ``ubo`` has what was tuned for ``biif``. Results: docs/results.md.
 """
 
 from debias_jax import experiment
@@ -42,22 +42,26 @@ TUNED = {
     "wmf": {"alpha": 0.3, "regularization": 3.0},
 }
 
-# What the released program of AutoDebias sets for Coat.
-TUNED["auto_debias_released"] = {
-    "inner_lr": 1e-3,
-    "imputation_weight": 0.05,
-    "l2": 1.0,
-    "observed_lr": 1e-3,
-    "observed_weight_decay": 1e-4,
-    "imputed_lr": 1e-3,
-    "imputed_weight_decay": 1e-3,
+# What the released program of AutoDebias sets for Coat (the defaults of ``auto_debias_released``), put into means: its
+# sum over a block of 64 x 64 pairs is 4,096 * 1,728 clicks / 87,000 pairs = 81 times the mean, its sum over the set of
+# probably exposed pairs 116 times; and its weights are exp(x / 5), so that x moves five times as far.
+_AUTO_DEBIAS = {
+    "inner_lr": 1e-3 * 81,
+    "observed_lr": 1e-3 / 5,
+    "observed_weight_decay": 1e-4 * 5**2 / 116,
+    "imputed_lr": 1e-3 / 5,
+    "imputed_weight_decay": 1e-3 * 5**2 / 116,
     "imputation_lr": 0.1,
-    "imputation_weight_decay": 1e-4,
-    # 20 epochs of 5 x 5 blocks of 64 x 64 pairs.
+    "imputation_weight_decay": 1e-4 / 116,
+    # 20 epochs of 5 x 5 blocks.
     "weight_delay": 500.0,
 }
+TUNED["auto_debias"] = {**_AUTO_DEBIAS, "imputation_weight": 0.05 * 87_000 / 1_728}
+# Of 6,276 rated pairs.
+TUNED["auto_debias_ratings"] = {"inner_lr": 1e-3 * 295, "imputation_weight": 0.05 * 87_000 / 6_276}
 
-_META = {"observed_weight_decay": ("log", 1e-5, 1e-1), "imputed_weight_decay": ("log", 1e-5, 1e-1)}
+_DECAYS = ("observed_weight_decay", "imputed_weight_decay")
+_SEARCHED = (*_DECAYS, "imputation_weight", "imputation_lr", "imputation_weight_decay")
 SPACE = {
     "cjmf": {
         "exposure_weight_decay": ("log", 1e-2, 100.0),
@@ -65,21 +69,15 @@ SPACE = {
         "residual_decay": ("uniform", 0.0, 1.0),
     },
     "ceb": {"outer_lr": ("log", 1e-4, 1e-2), "likelihood_weight": ("log", 1.0, 100.0)},
-    "auto_debias": {**_META, "imputation_weight": ("log", 1e-2, 10.0)},
+    "auto_debias": {**dict.fromkeys(_DECAYS, ("log", 1e-6, 1e-2)), "imputation_weight": ("log", 1e-2, 10.0)},
     "auto_debias_released": {
-        **_META,
+        **dict.fromkeys(_DECAYS, ("log", 1e-5, 1e-1)),
         "imputation_weight": ("log", 1e-3, 1.0),
         "l2": ("log", 1e-2, 10.0),
         "inner_lr": ("log", 1e-4, 1e-2),
     },
 }
 # What the released programs set: CJMF for Yahoo! R3 and Coat alike, CEB for citations, AutoDebias for Coat.
-_AUTO_DEBIAS = {
-    "observed_weight_decay": 1e-4,
-    "imputed_weight_decay": 1e-3,
-    "imputation_lr": 0.1,
-    "imputation_weight_decay": 1e-4,
-}
 FIRST = {
     "cjmf": [
         {
@@ -91,9 +89,18 @@ FIRST = {
         }
     ],
     "ceb": [{"lr": 1e-3, "outer_lr": 1e-3, "likelihood_weight": 20.0}],
-    # 0.05 against sums is 0.05 * 87,000 / 1,905 clicks against means.
-    "auto_debias": [{**_AUTO_DEBIAS, "imputation_weight": 2.3}],
-    "auto_debias_released": [{**_AUTO_DEBIAS, "imputation_weight": 0.05, "l2": 1.0, "inner_lr": 1e-3}],
+    "auto_debias": [{name: TUNED["auto_debias"][name] for name in _SEARCHED}],
+    "auto_debias_released": [
+        {
+            "inner_lr": 1e-3,
+            "imputation_weight": 0.05,
+            "l2": 1.0,
+            "observed_weight_decay": 1e-4,
+            "imputed_weight_decay": 1e-3,
+            "imputation_lr": 0.1,
+            "imputation_weight_decay": 1e-4,
+        }
+    ],
 }
 
 GROUPS = {
@@ -109,7 +116,15 @@ GROUPS = {
         "biif_inner_sgd",
     ),
     "uniform_frames": ("mf", "mf_uniform", "relmf_uniform", "umf_uniform", "biif_uniform"),
-    "joint": ("cjmf", "cjmf_released", "ceb", "ceb_pu", "ceb_added_positives", "ceb_detached"),
+    "joint": (
+        "cjmf",
+        "cjmf_released",
+        "ceb",
+        "ceb_pu",
+        "ceb_added_positives",
+        "ceb_attached",
+        "ceb_detached",
+    ),
     "meta": ("biif", "ubo", "auto_debias", "auto_debias_ratings", "auto_debias_released"),
     "rated": ("mf", "mean_logit_ratings", "mf_rated", "ips", "ips_popularity", "snips"),
 }
@@ -127,6 +142,5 @@ def get_config(method: str = ""):
         config.protocol.headline = "dcg@3"
         config.tune.space.update(SPACE)
         config.tune.first = FIRST
-        if config.methods and all(name.startswith("cjmf") for name in config.methods):
-            config.train.epochs, config.train.eval_every = 15, 5
+        experiment.use_own_schedules(config)
     return config

@@ -122,7 +122,8 @@ def variant(
         model: what differs from ``config.model`` for this variant.
         fixed: hyperparameters that make the variant what it is, such as a learning rate of 0: a search leaves them
             alone, and so do tuned settings. Their names stand under ``"fixed"``, their values among the others.
-        train: what this variant sets in ``config.train`` where that says 0: epochs, batch size. See ``only``.
+        train: what this variant sets in ``config.train`` where that says 0: epochs, batch size. See
+            ``use_own_schedules``.
         **hparams: the other numeric hyperparameters; ``fixed`` comes on top.
 
     Returns:
@@ -184,14 +185,24 @@ def only(config: ConfigDict, name: str) -> ConfigDict:
     return copy
 
 
-def use_own_settings(config: ConfigDict) -> None:
-    """Of one variant, puts its model and its schedule into the config, where flags may change them; of several, leaves
-    each its own.
+def use_own_schedules(config: ConfigDict) -> None:
+    """Puts what the variants say on ``config.train`` there, where flags may change it for all of them.
+
+    Where they differ it is 0 there, for each its own; a variant that says nothing keeps what the config said before.
     """
     entries = [config.variants[name] for name in config.methods]
-    for entry in entries:
-        for key, value in entry.get("train", {}).items():
-            config.train[key] = value if len(entries) == 1 else 0
+    for key in sorted({key for entry in entries for key in entry.get("train", {})}):
+        before = config.train[key]
+        for entry in entries:
+            entry.train = ConfigDict({key: before, **entry.get("train", {})})
+        values = {entry.train[key] for entry in entries}
+        config.train[key] = values.pop() if len(values) == 1 else 0
+
+
+def use_own_settings(config: ConfigDict) -> None:
+    """``use_own_schedules``; and of one variant, puts its model into the config, where flags may change it."""
+    use_own_schedules(config)
+    entries = [config.variants[name] for name in config.methods]
     if len(entries) == 1:
         model, (entry,) = entries[0].model, entries
         config.model.update(model)

@@ -141,7 +141,9 @@ def curves(
                 continue
             # Runs that rest after early stopping are NaN; an epoch of which none is left ends the curve.
             epochs, values = epochs[np.isfinite(values).any(axis=1)], values[np.isfinite(values).any(axis=1)]
-            mean, sd = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
+            mean, sd = np.nanmean(values, axis=1), np.zeros(len(epochs))
+            several = np.isfinite(values).sum(axis=1) > 1
+            sd[several] = np.nanstd(values[several], axis=1, ddof=1)
             color = colors[number % len(colors)]
             axis.plot(epochs, mean, label=one.name, linewidth=1.5, color=color)
             axis.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)

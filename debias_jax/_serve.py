@@ -19,7 +19,7 @@ from debias_jax.methods.base import Method, TrainState
 
 
 def workdir_configs(workdir: str | os.PathLike) -> list[tuple[str, pathlib.Path, ConfigDict]]:
-    """(variant, folder, config) of every variant in a workdir."""
+    """(variant, folder, config) of every variant in a workdir, each config with the schedule of its variant."""
     folder = pathlib.Path(workdir)
     written = _results.read_json(folder / "config.json")
     if written is None:
@@ -28,7 +28,9 @@ def workdir_configs(workdir: str | os.PathLike) -> list[tuple[str, pathlib.Path,
         )
     config = _config.from_dict(written)
     names = list(config.methods)
-    return [(name, folder if len(names) == 1 else folder / name, config) for name in names]
+    return [
+        (name, folder if len(names) == 1 else folder / name, _config.only(config, name)) for name in names
+    ]
 
 
 def _load_bundle(workdir: str | os.PathLike) -> tuple[serving.Bundle, ConfigDict, dict[str, Any]]:

@@ -73,16 +73,18 @@ def tune(
     for name, least in (("trials", 1), ("batch", 1), ("startup", 1), ("seed", 0)):
         if config.tune[name] < least:
             raise ConfigError(f"tune.{name} is {config.tune[name]}; it must be at least {least}")
-    plans = [_plan(config, name, dataset) for name in config.methods]
+    own_configs = {name: _config.only(config, name) for name in config.methods}
+    plans = [_plan(own_configs[name], name, dataset) for name in config.methods]
     results, rows = [], {}
     with _locked(folder), _quiet(optuna):
         for plan in plans:
             own = folder / plan.name
             own.mkdir(exist_ok=True)
             with _study(folder / "study.db", plan.name) as study:
-                _check_same(study, _fingerprint(config, plan, dataset), own)
-                _records(config, plan.name, own)
-                _search(config, plan, dataset, own, study, say)
+                own_config = own_configs[plan.name]
+                _check_same(study, _fingerprint(own_config, plan, dataset), own)
+                _records(own_config, own)
+                _search(own_config, plan, dataset, own, study, say)
                 rows[plan.name] = [_row(trial) for trial in study.get_trials(deepcopy=False)]
             results.append(_best(config, plan, dataset, rows[plan.name]))
             if results[-1]["hparams"]:
@@ -196,9 +198,9 @@ def _check_same(study: Any, own: dict[str, Any], folder: pathlib.Path) -> None:
         )
 
 
-def _records(config: ConfigDict, name: str, folder: pathlib.Path) -> None:
+def _records(config: ConfigDict, folder: pathlib.Path) -> None:
     """Writes the resolved config of a variant, and the environment in which its search began."""
-    writers.write_json(folder / "config.json", _config.to_dict(_config.only(config, name)))
+    writers.write_json(folder / "config.json", _config.to_dict(config))
     if not (folder / "environment.json").exists():
         writers.write_json(folder / "environment.json", writers.environment())
 

@@ -22,11 +22,17 @@ IMPLICIT = (
 _UNIFORM = {"frame": "clicks_and_uniform_pairs"}
 
 
-def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, ConfigDict]:
+def implicit_variants(
+    tuned: Mapping[str, Mapping[str, float]], *, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, ConfigDict]:
     """Every variant, each with the tuned hyperparameters of its method.
+
+    ``cjmf``, each of whose epochs trains eight models on all clicks, has the 15 epochs of Biif's tables for its own; a
+    config calls ``use_own_schedules`` for it, once it has set ``train``.
 
     Args:
         tuned: method or variant name -> hyperparameters; a variant without an entry takes its method's.
+        settings: method -> options of the dataset, e.g. ``{"auto_debias": {"block": (6000, 500)}}``.
 
     Returns:
         Variant name -> entry of ``config.variants``.
@@ -55,20 +61,26 @@ def implicit_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Con
         "ceb_pu": ("ceb", {"risk": "pu"}, {}),
         "ceb_added_positives": ("ceb", {"risk": "added_positives"}, {}),
         "ceb_added_positives_released": ("ceb", {"risk": "added_positives", "variant": "released"}, {}),
+        "ceb_attached": ("ceb", {"detach_items": False}, {}),
         "ceb_detached": ("ceb", {"detach_weights": True}, {}),
+        "joint_opt_attached": ("joint_opt", {"detach_items": False}, {}),
         "auto_debias_ratings": ("auto_debias", {"feedback": "ratings"}, {}),
-        # It does not read these two.
-        "auto_debias_released": ("auto_debias", {"variant": "released"}, {"lr": 0.0, "weight_decay": 0.0}),
+        "auto_debias_released": ("auto_debias", {"variant": "released"}, {}),
     }
+    # Settings of means are none for sums: the released program has its own, or those under its own name.
+    of_method = {name: tuned.get(method, {}) for name, (method, _, _) in (plain | named).items()}
+    of_method["auto_debias_released"] = {}
+    settings, train = settings or {}, {"cjmf": {"epochs": 15}}
     # Its scores are fitted to labels of -1 and 1, which take an offset.
     model = {"auto_debias": {"bias": True}}
     return {
         name: variant(
             method,
-            options=options,
+            options={**settings.get(method, {}), **options},
             model=model.get(method),
             fixed=fixed,
-            **{**tuned.get(method, {}), **tuned.get(name, {})},
+            train=train.get(method),
+            **{**of_method[name], **tuned.get(name, {})},
         )
         for name, (method, options, fixed) in (plain | named).items()
     }

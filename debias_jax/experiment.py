@@ -9,6 +9,7 @@
 | ``evaluate`` | scores a finished workdir again |
 | ``recommend`` | answers from a workdir's bundle |
 | ``base_config``, ``variant``, ``select_variants``, ``implicit_variants`` | what ``configs/*.py`` are written with |
+| ``use_own_schedules`` | the last line of a config whose variants train for different times |
 """
 
 import os
@@ -29,7 +30,7 @@ from debias_jax._build import (
     model_settings,
     variant_hparams,
 )
-from debias_jax._config import base_config, only, select_variants, variant
+from debias_jax._config import base_config, only, select_variants, use_own_schedules, variant
 from debias_jax._fit import Judge, fit, history_of, load, make_judge
 from debias_jax._score import score
 from debias_jax._sequence_variants import (
@@ -107,6 +108,7 @@ __all__ = [
     "sweep",
     "table_settings",
     "tune",
+    "use_own_schedules",
     "variant",
     "variant_hparams",
 ]
@@ -133,15 +135,9 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
     if len(set(config.seeds)) != len(config.seeds):
         raise ConfigError(f"config.seeds {tuple(config.seeds)} holds a seed twice")
     for name, least in (("epochs", 1), ("batch_size", 1), ("eval_every", 1), ("patience", 0)):
-        if config.train[name] < least and any(
-            name in each.get("train", {}) for each in config.variants.values()
-        ):
-            raise ConfigError(
-                f"each of {', '.join(config.methods)} has its own train.{name}; train one at a time, put them side by "
-                f"side with launch/reproduce.py, or set --config.train.{name}"
-            )
-        if config.train[name] < least:
-            raise ConfigError(f"train.{name} is {config.train[name]}; it must be at least {least}")
+        for each in config.methods:
+            if (value := only(config, each).train[name]) < least:
+                raise ConfigError(f"train.{name} is {value}; it must be at least {least}")
     folder = pathlib.Path(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +218,9 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
     for name in config.methods:
         own = folder if len(config.methods) == 1 else folder / name
         on_accept = _records(config, name, folder, own)
-        scored.append(_run_variant(config, name, dataset, own, judge, on_accept))
+        scored.append(_run_variant(only(config, name), name, dataset, own, judge, on_accept))
+        if len(config.methods) > 1:
+            writers.write_json(own / "results.json", scored[-1].to_json())
         if not quiet and len(config.methods) > 1:
             print(f"{name}: done in {scored[-1].seconds['fit']:.1f} s", flush=True)
     comparison = _results.compare(scored, baseline=config.baseline, metric=config.protocol.headline)
@@ -247,8 +245,6 @@ def _run_variant(
     scored = scored._replace(seconds=seconds, history=fitted.history)
     np.savez(folder / "per_user.npz", **_results.per_user_arrays(scored))
     _save_bundle(config, entry, fitted, dataset, folder / "bundle")
-    if len(config.methods) > 1:
-        writers.write_json(folder / "results.json", scored.to_json())
     return scored
 
 
@@ -341,7 +337,14 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
         own = folder if len(config.methods) == 1 else folder / name
         on_accept = _records(config, name, folder, own)
         _, fitted = fit(
-            config, entry, dataset, own, label=name, runs=runs, on_accept=on_accept, on_nonfinite="drop"
+            only(config, name),
+            entry,
+            dataset,
+            own,
+            label=name,
+            runs=runs,
+            on_accept=on_accept,
+            on_nonfinite="drop",
         )
         rows = _results.sweep_rows(
             fitted,

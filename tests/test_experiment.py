@@ -57,6 +57,24 @@ class TestRun:
         (comparison,) = written["comparison"]
         assert comparison["variant"] == "umf" and comparison["low"] <= comparison["high"]
 
+    def test_variants_of_one_run_keep_their_own_schedules(self, tmp_path):
+        config = _tiny("mf,umf", eval_every=1, patience=0)
+        with config.unlocked():
+            config.variants.umf.train = {"epochs": 1}
+            config.train.epochs = 2
+            experiment.use_own_schedules(config)
+        assert config.train.epochs == 0 and config.variants.mf.train.epochs == 2
+        before = experiment.run(config, tmp_path, quiet=True)
+        for name, epochs in (("mf", 2), ("umf", 1)):
+            assert max(row["step"] for row in _rows(tmp_path / name)) == epochs
+        again = experiment.evaluate(tmp_path)
+        assert [row["metrics"] for row in again.results] == [row["metrics"] for row in before.results]
+        swept = experiment.sweep(config, tmp_path / "sweep", {"lr": [0.1]})
+        assert [row["variant"] for row in swept.results] == ["mf", "umf"]
+        assert max(row["step"] for row in _rows(tmp_path / "sweep" / "umf")) == 1
+        config.train.epochs = 3
+        assert experiment.only(config, "umf").train.epochs == 3
+
     def test_the_workdir_holds_what_the_docs_say(self, finished):
         folder, _ = finished
         for name in (
@@ -256,6 +274,18 @@ class TestConfigs:
             own = experiment.only(config, variant)
             method = experiment.build_method(own, own.variants[variant], n_users=5, n_items=4)
             experiment.variant_hparams(own, own.variants[variant], method)
+
+    @pytest.mark.parametrize("name", ["coat", "yahoo_r3", "ml_100k_exposure", "amazon_cds"])
+    def test_cjmf_has_the_epochs_of_the_paper_in_every_company(self, name):
+        config = _module(name).get_config("mf,cjmf")
+        alone = [experiment.only(config, each).train.epochs for each in ("mf", "cjmf")]
+        assert alone == [100, 15]
+        assert _module(name).get_config("cjmf").train.epochs == 15
+        assert _module(name).get_config("mf").train.epochs == 100
+
+    def test_blocks_of_yahoo_are_those_of_the_released_program(self):
+        entry = _module("yahoo_r3").get_config("auto_debias_released").variants.auto_debias_released
+        assert entry.options.block == (6000, 500)
 
     def test_config_survives_json(self):
         config = _tiny("mf,umf")

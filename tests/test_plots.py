@@ -42,6 +42,22 @@ def test_curves_are_means_over_runs_and_levels_lie_across(tmp_path, drawn):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
 
 
+def test_the_band_is_the_sd_of_a_sample_and_nothing_around_the_last_run(tmp_path, drawn):
+    rows = [[0.0, 0.2], [0.1, 0.4], [0.3, None]]
+    history = [{"epoch": epoch, "pcc": row} for epoch, row in enumerate(rows, 1)]
+    made = scored("biif", [[0.5], [0.5]])._replace(dataset="made", history=history)
+    _plots.curves(tmp_path / "pcc.png", [made], {"pcc": "PCC"})
+    ((_, (axis,)),) = drawn
+    (band,) = axis.collections
+    heights = {}
+    for epoch, height in band.get_paths()[0].vertices:
+        heights.setdefault(int(epoch), []).append(height)
+    # Of two values the sd is their distance over the root of 2.
+    for epoch, (mean, distance) in enumerate([(0.1, 0.2), (0.25, 0.3), (0.3, 0.0)], 1):
+        assert max(heights[epoch]) == pytest.approx(mean + distance / np.sqrt(2))
+        assert min(heights[epoch]) == pytest.approx(mean - distance / np.sqrt(2))
+
+
 def test_nothing_is_drawn_of_logs_that_were_not_kept(tmp_path, drawn):
     bare = scored("biif", [[0.5]])._replace(dataset="made", history=[{"epoch": 1, "loss": [0.1]}])
     _plots.curves(tmp_path / "pcc.png", [bare], {"pcc": "PCC"}, levels={"popularity": 0.8})

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_choice, check_float, check_same_shape
 from debias_jax._reduce import fill_masked, safe_reduce
-from debias_jax.losses.implicit import LARGEST_EXPONENT, checked_clicks
+from debias_jax.losses.implicit import LARGEST_EXPONENT, checked_clicks, unexposed
 from debias_jax.types import Array, ReduceFn
 
 VARIANTS = ("published", "released")
@@ -151,6 +151,6 @@ def _posterior(logits, exposure, weight_logits, where) -> tuple[Array, Array]:
         check_float(weight_logits=weight_logits)
         check_same_shape(logits=logits, weight_logits=weight_logits)
         logits = fill_masked(jnp.asarray(weight_logits), where)
-    unseen = (1.0 - exposure) * jnp.exp(jnp.minimum(logits, LARGEST_EXPONENT))
+    unseen = unexposed(exposure) * jnp.exp(jnp.minimum(logits, LARGEST_EXPONENT))
     irrelevant = 1.0 / (1.0 + unseen)
     return irrelevant, unseen * irrelevant

@@ -158,7 +158,7 @@ def checked_clicks(logits, clicks, exposure, weights, where) -> tuple[Array, Arr
     return fill_masked(logits, where), fill_masked(clicks, where), fill_masked(exposure, where, fill=1.0)
 
 
-def _unexposed(exposure: Array) -> Array:
+def unexposed(exposure: Array) -> Array:
     """1 - m, not below 0 where m was rounded up past 1; a maximum would halve the derivative at m = 1."""
     return jnp.where(exposure > 1.0, 0.0, 1.0 - exposure)
 
@@ -172,7 +172,7 @@ def _no_click(logits: Array, exposure: Array) -> Array:
     sum of two non-negative numbers, taken in logs because sigmoid(-s) underflows.
     """
     click = exposure * jax.nn.sigmoid(logits)
-    summed = jnp.logaddexp(jnp.log(_unexposed(exposure)), jnp.log(exposure) - jax.nn.softplus(logits))
+    summed = jnp.logaddexp(jnp.log(unexposed(exposure)), jnp.log(exposure) - jax.nn.softplus(logits))
     return jnp.where(click < 0.5, -jnp.log1p(-click), -summed)
 
 
@@ -183,6 +183,6 @@ def _no_click_jvp(primals, tangents):
     # finite too.
     logits, exposure = primals
     odds = jnp.exp(jnp.minimum(logits, LARGEST_EXPONENT))
-    r = 1.0 / (1.0 + _unexposed(exposure) * odds)
+    r = 1.0 / (1.0 + unexposed(exposure) * odds)
     tangent = exposure * jax.nn.sigmoid(logits) * r * tangents[0] + odds * r * tangents[1]
     return _no_click(logits, exposure), tangent

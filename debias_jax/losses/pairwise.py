@@ -78,11 +78,12 @@ def ubpr(
         \big(-\log \sigma(s^+ - s^-_k)\big)
 
     A click is ``Y = O R`` with exposure ``O ~ Bern(m)`` and relevance ``R ~ Bern(gamma)``. Summed over the clicked
-    items i of a user, each with *all* other items k or with uniform ones, clicked or not, its expectation is the sum
+    items i of a user, each with *all* other items k, clicked or not, the expectation is 1 / (n_items - 1) times the sum
     of ``gamma_i (1 - gamma_k) (-log sigma(s_i - s_k))`` over all pairs when the exposures are the true ones: the loss
-    on relevance itself. It needs the clicks of different items to be independent and ``k != i``; samples that leave
-    out clicked items, as for ``bpr``, bias it. A pair of two clicks has the negative factor ``1 - 1/m_k``: the loss is
-    unbounded below, and ``beta`` bounds it at the price of a bias upwards.
+    on relevance itself, up to the factor that the mean over k leaves. K uniform items k have the same expectation. It
+    needs the clicks of different items to be independent and ``k != i``; samples that leave out clicked items, as for
+    ``bpr``, bias it. A pair of two clicks has the negative factor ``1 - 1/m_k``: the loss is unbounded below, and
+    ``beta`` bounds it at the price of a bias upwards.
 
     Args:
         pos: ``[...]`` scores of the clicked items.

@@ -9,6 +9,7 @@ import optax
 
 from debias_jax import optimizers, sampling
 from debias_jax._checks import check_choice
+from debias_jax._reduce import safe_divide
 from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, TrainData
@@ -18,22 +19,34 @@ from debias_jax.types import Array, Key, Params
 
 VARIANTS = ("published", "released")
 
-HPARAMS = {
-    **ADAM_HPARAMS,
-    "inner_lr": 1e-2,
-    "imputation_weight": 1.0,
-    "l2": 0.0,
+_RATES = {
     "observed_lr": 1e-3,
     "observed_weight_decay": 1e-4,
     "imputed_lr": 1e-3,
     "imputed_weight_decay": 1e-3,
     "imputation_lr": 1e-1,
     "imputation_weight_decay": 1e-4,
-    "weight_delay": 0.0,
 }
-"""``inner_lr``: of the step that the outer parameters are learnt through; ``observed_*``, ``imputed_*`` and
-``imputation_*``: Adam of w1, of w2 and of the imputed labels (as released for Coat); ``weight_delay``: steps before w1
-and w2 move."""
+
+HPARAMS = {
+    "published": {
+        **ADAM_HPARAMS,
+        "inner_lr": 1e-2,
+        "imputation_weight": 1.0,
+        **_RATES,
+        "weight_delay": 0.0,
+    },
+    "released": {
+        "inner_lr": 1e-3,
+        "imputation_weight": 0.05,
+        "l2": 1.0,
+        **_RATES,
+        "weight_delay": 500.0,
+    },
+}
+"""By variant. ``inner_lr``: of the step that the outer parameters are learnt through; ``l2``: see ``auto_debias``;
+``observed_*``, ``imputed_*`` and ``imputation_*``: Adam of w1, of w2 and of the imputed labels; ``weight_delay``: steps
+before w1 and w2 move. Of ``"released"`` they are the program's for Coat (20 epochs of 25 blocks of delay)."""
 
 _TEMPERATURE = {"published": 1.0, "released": 5.0}
 
@@ -90,7 +103,7 @@ def auto_debias(
 
     with o whether the pair is in the log and r what the log says of it. Each step takes a block of users x items and
     (i) makes a virtual SGD step of size ``inner_lr`` on its L_T; (ii) steps a .. h down the gradient, through (i), of
-    the squared error on all "probably exposed" pairs, which stand for the paper's pairs of a random policy; (iii)
+    the mean squared error on all "probably exposed" pairs, which stand for the paper's pairs of a random policy; (iii)
     steps the scores on L_T at the new weights. All weights start at 1 and all imputed labels at 0.
 
     Freedom: the paper gives the imputed sum over all pairs; a block is an unbiased sample of it and of the observed
@@ -106,12 +119,13 @@ def auto_debias(
             and -1, whose w1 should become the inverse of their propensity up to a factor.
         block: users and items of a block, 64 x 64 (Coat) or 6000 x 500 (Yahoo! R3) in the released program.
         variant: ``"published"``: means, as above, and Adam on ``lr`` and ``weight_decay`` for (iii). ``"released"``:
-            sums over the block; :math:`w = e^{(\cdot)/5}`; ``l2`` / 2 times the squared vectors of the block's users
-            and items; and SGD of size ``inner_lr`` in (iii) as in (i), ``lr`` and ``weight_decay`` not read. Its
-            settings are lambda 0.05, ``inner_lr`` 1e-3, ``l2`` 1 and a delay of 20 epochs for Coat.
+            sums over the block and over the "probably exposed" pairs; :math:`w = e^{(\cdot)/5}`; ``l2`` / 2 times the
+            squared vectors of the block's users and items; and SGD of size ``inner_lr`` in (iii) as in (i). Its
+            default settings are those for Coat; for Yahoo! R3 see ``configs/yahoo_r3.py``.
 
     Returns:
-        The method; hyperparameters as in ``HPARAMS``. Group ``"debias"`` holds a .. h.
+        The method; hyperparameters as in ``HPARAMS[variant]``: ``lr`` and ``weight_decay`` of ``"published"`` only,
+        ``l2`` of ``"released"`` only. Group ``"debias"`` holds a .. h.
 
     Raises:
         ValueError: unknown ``feedback`` or ``variant``.
@@ -171,7 +185,8 @@ def auto_debias(
             penalty = 0.5 * hparams["l2"] * (of_users + of_items)
             return as_term(of_log + hparams["imputation_weight"] * of_all + penalty)
         n_users, n_items = data.matrix_size
-        log_size = (data.clicks[0] if feedback == "clicks" else data.observed_set.items).shape[0]
+        # Distinct pairs, as ``observed`` knows them: one that was logged twice is in D_T once.
+        log_size = (data.click_set if feedback == "clicks" else data.observed_set).items.shape[0]
         # The share of the log in the block is in expectation the block's share of all pairs.
         of_log = of_log * (float(n_users) * float(n_items) / log_size)
         return as_term((of_log + hparams["imputation_weight"] * of_all) / jnp.maximum(n_pairs, 1.0))
@@ -186,7 +201,8 @@ def auto_debias(
             )
         scores = model.apply(params["prediction"], data.exposed_users, data.exposed_items)
         errors = jnp.square(scores - (2.0 * data.exposed_labels - 1.0))
-        return total_and_count(errors, data.exposed_labels >= 0)
+        total, count = total_and_count(errors, data.exposed_labels >= 0)
+        return as_term(total if released else safe_divide(total, count))
 
     return bilevel(
         prediction_group(model),
@@ -196,7 +212,7 @@ def auto_debias(
         outer_loss=outer,
         batches=blocks(block),
         predict=predict_logits(model),
-        hparams=HPARAMS,
+        hparams=HPARAMS[variant],
         inner_step="sgd" if released else "virtual_sgd",
         inner_last=True,
     )

@@ -7,7 +7,10 @@
 | ``clicks_and_uniform_pairs`` | every click, K uniform pairs for each, weighted | the risk over all pairs |
 | ``click_triplets`` | every click with one unclicked item | the pairwise (BPR) risk |
 | ``clicks_and_other_items`` | every click with one other item, clicked or not | the unbiased pairwise risk |
+| ``clicks_in_parts`` | every click with K uniform items, part by part, then mixed | risks with clicks over-weighted |
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,26 @@ from debias_jax import sampling
 from debias_jax._checks import check_choice
 from debias_jax.methods.base import BatchesFn, PairBatch, TrainData, TripletBatch
 from debias_jax.types import Array, Key
+
+
+class PartBatch(NamedTuple):
+    """Rows that are clicks, or uniform items for the user of a click.
+
+    Attributes:
+        slots: int32 ``[B]``, the place of a row's click in the order that cuts the clicks into parts.
+        items: int32 ``[B]``, the drawn item; of a click not read.
+        is_click: bool ``[B]``.
+        where: bool ``[B]``.
+        residual: bool, whether this step trains the residuals (on all parts) or the sub-models (on one part).
+        refresh: bool, whether the targets are drawn up anew before this step.
+    """
+
+    slots: Array
+    items: Array
+    is_click: Array
+    where: Array
+    residual: Array
+    refresh: Array
 
 
 def _rows_to_batches(key: Key, rows, keep: Array, batch_size: int):
@@ -91,9 +114,10 @@ def clicks_and_negatives(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
 def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
     """Every click, and ``n_negatives`` uniform (user, item) pairs per click as zeros, weighted to the whole matrix.
 
-    A zero has the weight (number of unclicked pairs) / (number of zeros drawn), a click has weight 1, both divided
-    by their mean over the epoch; the weighted mean over an epoch is then an unbiased estimate of the mean over all
-    pairs, whatever ``n_negatives`` is. A drawn pair that was clicked is dropped.
+    A zero has the weight (number of unclicked pairs) / (number of zeros drawn), a click has weight 1 (of a pair that
+    was logged several times all rows together), both divided by their mean over the epoch; the weighted mean over an
+    epoch is then an unbiased estimate of the mean over all pairs, whatever ``n_negatives`` is. A drawn pair that was
+    clicked is dropped.
 
     Args:
         batch_size: rows a step.
@@ -110,16 +134,19 @@ def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> Batche
         )
         keep = ~sampling.contains(data.click_set, zero_users, zero_items)
         # Float before the product: n_users * n_items passes 2^31 for catalogues of ordinary size.
-        unclicked = float(n_users) * float(n_items) - n
+        # A pair that was logged twice is two rows, and one pair of the matrix.
+        pair, clicked_pairs = sampling.find(data.click_set, users, items), data.click_set.items.shape[0]
+        share = 1.0 / jnp.zeros(clicked_pairs, jnp.float32).at[pair].add(1.0)[pair]
+        unclicked = float(n_users) * float(n_items) - clicked_pairs
         zero_weight = unclicked / jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0)
-        mean_weight = (n + unclicked) / (n + jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0))
+        mean_weight = (clicked_pairs + unclicked) / (n + jnp.maximum(jnp.sum(keep, dtype=jnp.float32), 1.0))
         rows = (
             jnp.concatenate([users, zero_users]),
             jnp.concatenate([items, zero_items]),
             jnp.concatenate([jnp.ones(n, jnp.float32), jnp.zeros(n * n_negatives, jnp.float32)]),
             jnp.concatenate(
                 [
-                    jnp.full(n, 1.0 / mean_weight, jnp.float32),
+                    share / mean_weight,
                     jnp.full(n * n_negatives, zero_weight / mean_weight, jnp.float32),
                 ]
             ),
@@ -195,6 +222,46 @@ def clicks_and_other_items(*, batch_size: int, n_negatives: int = 1) -> BatchesF
         others += others >= items
         fields, where = _rows_to_batches(shuffle_key, (users, items, others), jnp.ones(n, bool), batch_size)
         return TripletBatch(*fields, where)
+
+    return batches
+
+
+def part_size(data: TrainData, n_parts: int) -> int:
+    """Clicks of a part of ``clicks_in_parts``; the last may have fewer."""
+    return -(-data.clicks[0].shape[0] // n_parts)
+
+
+def clicks_in_parts(*, batch_size: int, n_parts: int, n_negatives: int = 5) -> BatchesFn:
+    """CJMF's: part by part, in random order, every click with K uniform items; then once more with all parts mixed.
+
+    Args:
+        batch_size: rows a step; no batch of the first pass holds rows of two parts.
+        n_parts: C.
+        n_negatives: K.
+    """
+
+    def batches(data: TrainData, key: Key) -> PartBatch:
+        n, size = data.clicks[0].shape[0], part_size(data, n_parts)
+        order_key, draw_key, residual_key, *part_keys = jax.random.split(key, 3 + n_parts)
+
+        def rows(key: Key, n_clicks: int, first: Array):
+            """Batches of ``n_clicks`` slots from ``first`` on, each once as a click and with its negatives."""
+            index, where = sampling.epoch_batches(key, n_clicks * (1 + n_negatives), batch_size=batch_size)
+            slots = first + index % n_clicks
+            # The last part may be short.
+            begins = jnp.arange(index.shape[0]) == 0
+            return jnp.minimum(slots, n - 1), index < n_clicks, where & (slots < n), begins
+
+        starts = size * jax.random.permutation(order_key, jnp.arange(n_parts, dtype=jnp.int32))
+        of_parts = jax.vmap(lambda key, first: rows(key, size, first))(jnp.stack(part_keys), starts)
+        of_parts = [x.reshape(-1, *x.shape[2:]) for x in of_parts]
+        of_all = rows(residual_key, n, jnp.int32(0))
+        slots, is_click, where, begins = (
+            jnp.concatenate(pair) for pair in zip(of_parts, of_all, strict=True)
+        )
+        items = sampling.uniform_items(draw_key, slots.shape, n_items=data.matrix_size[1])
+        residual = jnp.arange(slots.shape[0]) >= of_parts[0].shape[0]
+        return PartBatch(slots, items, is_click, where, residual, begins)
 
     return batches
 

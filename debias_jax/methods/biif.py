@@ -39,11 +39,11 @@ def biif(
 
     The paper leaves four choices open; they are options here, and what they change on Coat is in docs/results.md:
 
-    - ``inner_step``: ``"virtual_sgd"`` takes the hypergradient through an SGD step of size ``inner_lr`` and lets
-      Adam move the relevance model; ``"adam"`` goes through Adam's own step, whose derivative with respect to a
-      rarely seen entry is almost zero; ``"sgd"`` keeps the SGD step, reads neither ``lr`` nor ``weight_decay``, and
-      learns slowly at this step size. ``"adam"`` adds ``weight_decay`` to the reduced loss's gradient: against a sum
-      it weighs as much less as the batch has rows.
+    - ``inner_step``: ``"virtual_sgd"`` takes the hypergradient through an SGD step of size ``inner_lr`` and lets Adam
+      move the relevance model; ``"adam"`` goes through Adam's own step, whose derivative with respect to a rarely seen
+      entry is almost zero; ``"sgd"`` keeps the SGD step, reads neither ``lr`` nor ``weight_decay``, and learns slowly
+      at this step size. The thrown-away step has no ``weight_decay``, the one that Adam keeps has. ``"adam"`` adds
+      ``weight_decay`` to the reduced loss's gradient: against a sum it weighs as much less as the batch has rows.
     - ``detach_items``: whether the item vectors inside the exposure are constants. The theory of the paper
       (eq. 18, 19) needs it.
     - ``reduction``: with ``"sum"`` hypergradients stand above Adam's epsilon and the exposure moves by ``outer_lr``

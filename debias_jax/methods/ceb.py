@@ -4,6 +4,7 @@ import jax
 
 from debias_jax import losses
 from debias_jax._checks import check_choice
+from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
     ExposureTerms,
@@ -47,7 +48,10 @@ def ceb(
 
     Freedom: the paper's relevance model is a network on texts and its exposure one number per pair of fields; here
     they are any pairwise model and, by default in configs, Biif's exposure, as Biif compares them without a word on
-    it. Biif does not say which risk it ran.
+    it. Biif does not say which risk it ran. ``detach_items=True`` cuts the gradient of the objective where the exposure
+    model reads the item vectors of the relevance model, as Biif's theory asks of Biif; in CEB the two share none, so
+    that nothing is published on it, and ``False`` is the full gradient. The program adds 1e-5 to its denominators;
+    the risks here divide by nothing that can vanish, but by the exposure of a click.
 
     Args:
         model: the relevance model.
@@ -63,7 +67,7 @@ def ceb(
         detach_items: see ``biif``.
         variant: ``"released"`` gives the added positives of R_AP the loss of a negative, with which it is the
             cross-entropy of clicks; the other risks are as published. (The program also tests for R_PU twice, so
-            that it never comes to R_AP.)
+            that it never comes to R_AP.) It is refused with another ``risk``, where it would change nothing.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure), ``likelihood_weight``,
@@ -71,6 +75,7 @@ def ceb(
 
     Raises:
         ValueError: unknown ``risk``, ``variant`` or ``frame``.
+        ConfigError: ``variant="released"`` with a ``risk`` that has no such form.
 
     Example:
         >>> from debias_jax import methods, models
@@ -84,6 +89,11 @@ def ceb(
     """
     check_choice(RISKS, risk=risk)
     check_choice(VARIANTS, variant=variant)
+    if variant == "released" and risk != "added_positives":
+        raise ConfigError(
+            f"variant='released' of ceb is a form of risk='added_positives', and the risk is {risk!r}, which the "
+            "program has as published; leave the variant out, or change the risk"
+        )
     terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
 
     def term(params, context: Context, batch):

@@ -1,7 +1,5 @@
 """CJMF: relevance and exposure of an item learnt jointly by several sub-models that hold out parts for each other."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,6 +10,7 @@ from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import ItemVectors
 from debias_jax.methods.base import Method, TrainData, TrainState, resolve_hparams
+from debias_jax.methods.batching import PartBatch, clicks_in_parts, part_size
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key
 
@@ -28,26 +27,6 @@ HPARAMS = {
 
 _FLOOR = 0.01
 _RESIDUAL_SCALE = 0.01
-
-
-class PartBatch(NamedTuple):
-    """Rows that are clicks, or uniform items for the user of a click.
-
-    Attributes:
-        slots: int32 ``[B]``, the place of a row's click in the order that cuts the clicks into parts.
-        items: int32 ``[B]``, the drawn item; of a click not read.
-        is_click: bool ``[B]``.
-        where: bool ``[B]``.
-        residual: bool, whether this step trains the residuals (on all parts) or the sub-models (on one part).
-        refresh: bool, whether the targets are drawn up anew before this step.
-    """
-
-    slots: Array
-    items: Array
-    is_click: Array
-    where: Array
-    residual: Array
-    refresh: Array
 
 
 def cjmf(
@@ -113,10 +92,8 @@ def cjmf(
     if n_models < 2:
         raise ConfigError(f"n_models must be at least 2, so that a part has others to train, got {n_models}")
     rows_of_step = max(1, batch_size * (n_models - 1) // n_models)
+    batches = clicks_in_parts(batch_size=rows_of_step, n_parts=n_models, n_negatives=n_negatives)
     exposure_floor = _FLOOR if variant == "published" else 0.0
-
-    def part_size(data: TrainData) -> int:
-        return -(-data.clicks[0].shape[0] // n_models)
 
     def transformations(hparams):
         """Of ``[group][part of the parameters]``."""
@@ -157,29 +134,6 @@ def cjmf(
         }
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, hparams, extra)
 
-    def batches(data: TrainData, key: Key) -> PartBatch:
-        n, size = data.clicks[0].shape[0], part_size(data)
-        order_key, draw_key, residual_key, *part_keys = jax.random.split(key, 3 + n_models)
-
-        def rows(key: Key, n_clicks: int, first: Array):
-            """Batches of ``n_clicks`` slots from ``first`` on, each once as a click and with its negatives."""
-            index, where = sampling.epoch_batches(key, n_clicks * (1 + n_negatives), batch_size=rows_of_step)
-            slots = first + index % n_clicks
-            # The last part may be short.
-            begins = jnp.arange(index.shape[0]) == 0
-            return jnp.minimum(slots, n - 1), index < n_clicks, where & (slots < n), begins
-
-        starts = size * jax.random.permutation(order_key, jnp.arange(n_models, dtype=jnp.int32))
-        of_parts = jax.vmap(lambda key, first: rows(key, size, first))(jnp.stack(part_keys), starts)
-        of_parts = [x.reshape(-1, *x.shape[2:]) for x in of_parts]
-        of_all = rows(residual_key, n, jnp.int32(0))
-        slots, is_click, where, begins = (
-            jnp.concatenate(pair) for pair in zip(of_parts, of_all, strict=True)
-        )
-        items = sampling.uniform_items(draw_key, slots.shape, n_items=data.matrix_size[1])
-        residual = jnp.arange(slots.shape[0]) >= of_parts[0].shape[0]
-        return PartBatch(slots, items, is_click, where, residual, begins)
-
     def targets(params, popularity: Array, users: Array, items: Array, labels: Array, part: Array):
         """Relevance and exposure by the ensemble; of a click by the sub-model of its part."""
         logits = jax.vmap(lambda own: model.apply(own, users, items))(params["prediction"])
@@ -209,7 +163,7 @@ def cjmf(
         items = jnp.where(batch.is_click, data.clicks[1][click], batch.items)
         where = batch.where & (batch.is_click | ~sampling.contains(data.click_set, users, items))
         labels = batch.is_click.astype(jnp.float32)
-        part = batch.slots // part_size(data)
+        part = batch.slots // part_size(data, n_models)
         popularity = extra["popularity"]
         relevance, exposure = targets(kept, popularity, users, items, labels, part)
         tx = transformations(hparams)

@@ -29,6 +29,10 @@ def joint_opt(
     Only the product m p is identified: m c and p / c have the same loss for every c. What keeps the two apart is the
     structure of the models alone.
 
+    Freedom: the paper minimises L2(w, alpha) over both at once, and its exposure reads the item vectors in w. The full
+    gradient is ``detach_items=False`` (the variant ``joint_opt_attached``). The default cuts it there, as in ``biif``,
+    so that the two differ in the outer step alone; the rows of docs/results.md were measured with it.
+
     Args:
         model: the relevance model.
         exposure_model: see ``biif``.

@@ -22,7 +22,8 @@ def ubpr(model: Model, *, batch_size: int = 1024, n_negatives: int = 1, clipped:
         \big(-\log \sigma(s_{ui} - s_{uj})\big), -\beta \Big\}
 
     with exposure theta_i = (c_i / max_j c_j)^(1/2). Without the clip and with the true exposure, L times the number of
-    clicks is unbiased for the pairwise loss on relevance; the clip leaves out what pairs of two clicks take back.
+    clicks is unbiased for 1 / (n_items - 1) times the pairwise loss on relevance, a sum over all pairs of items; the
+    clip leaves out what pairs of two clicks take back.
 
     Args:
         model: any pairwise model.

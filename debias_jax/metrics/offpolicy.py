@@ -11,7 +11,11 @@ with g what a relevant item adds at its rank (its discount; 1 / k for precision,
 their ranks for tied items, whose relevance is not known and so cannot break the tie) and :math:`\tilde r` an estimate
 of its relevance. DCG and precision are means over users. Recall and NDCG are ratios of sums: how many relevant items a
 user has is itself estimated, and a mean of such ratios would keep its bias however many users there are. IDCG is not
-linear in that number; its estimate is too small, and NDCG too large, for users with few relevant items.
+linear in that number. Of IPS and SNIPS its estimate is too small, and NDCG too large, for users with few relevant
+items; of DR it can also be too large, for users without any.
+
+The scores must not have been trained on the log that is evaluated on: a model knows its own clicks, and they would say
+that it ranks well.
 
 The interval is the delta method's, or a percentile bootstrap's over users where a key is given. It speaks of a fresh
 sample of users with a fresh log, and of nothing else: not of propensities that are wrong.
@@ -202,7 +206,9 @@ def dr_value(
 
     Unbiased for DCG and precision where P is right or the imputed relevance is right in the mean, and of less variance
     than ``ips_value`` the better the imputation is. The imputation must not have been fitted on the log that is
-    evaluated on. With clicks alone (o and r only as their product) it cancels out and leaves IPS.
+    evaluated on. Where only clicks are known (o and r as their product) use ``ips_value``, and never pass clicks as
+    ``observed``: the estimate is then too large by :math:`\hat r (1 - \gamma)` a pair, with gamma the probability that
+    it is relevant, since no pair that was seen and not clicked takes the imputation back.
 
     Args:
         scores: as in ``ips_value``.

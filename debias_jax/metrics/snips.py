@@ -95,7 +95,8 @@ def user_snips(
     Args:
         scores: float ``[..., n]``, of all candidates; one list a user.
         labels: ``[..., n]``, 1 for held-out clicks, else 0.
-        propensity: float ``[..., n]``, read where ``labels > 0``.
+        propensity: float ``[..., n]``, read where ``labels > 0``. A click with P = 0 (on an item that training never
+            saw) weighs nothing: it is no click, and stays a candidate.
         where: boolean ``[..., n]``, False for padding and for items that cannot be recommended.
         k: ranks that count, or None for all.
         metric: ``"auc"``, ``"dcg"`` or ``"recall"``; of ``"cjmf"`` ``"dcg"``, ``"map"`` or ``"recall"``.
@@ -106,7 +107,7 @@ def user_snips(
         n_resamples: resamples of the bootstrap.
 
     Returns:
-        The estimate; users without clicks do not count.
+        The estimate; users without a click of P > 0 do not count.
 
     Raises:
         TypeError: ``scores`` or ``propensity`` is not of a floating dtype, or ``where`` not boolean.
@@ -127,7 +128,9 @@ def user_snips(
     allowed = {"published": ("auc", "dcg", "recall"), "cjmf": ("dcg", "map", "recall")}
     _checks.check_choice(tuple(allowed), variant=variant)
     _rank.check_option(metric, allowed[variant], f"metric of variant {variant!r}")
-    inputs = _offpolicy.prepare(scores, labels, None, propensity, where, level=level)
+    _checks.check_same_shape(scores=scores, labels=labels, propensity=propensity)
+    weighed = (jnp.asarray(labels) > 0) & (jnp.asarray(propensity) != 0)
+    inputs = _offpolicy.prepare(scores, labels, weighed, propensity, where, level=level)
     if metric == "map":
         of_user = _weighted_map(inputs, k)
     else:

@@ -108,6 +108,17 @@ def test_weights_are_exact_at_the_ends():
     np.testing.assert_allclose(ours, weight * softplus + unseen * np.logaddexp(0, -s), rtol=1e-5, atol=1e-30)
 
 
+def test_an_exposure_rounded_up_past_one_is_one(x64):
+    """A product of sigmoids can come out as 1 + 1.2e-7 in float32: at e^16 times that, 1 + (1 - m) e^s is near 0."""
+    m = jnp.asarray(np.float32(1 + 1.2e-7), jnp.float64)
+    assert m > 1
+    s = jnp.array([0.0, 15.9, 40.0])
+    weighted, added = (risk(s, jnp.zeros(3), exposure=m, reduce_fn=None) for risk in RISKS.values())
+    # Surely exposed, a zero is surely irrelevant: both risks are softplus(s).
+    np.testing.assert_allclose(weighted, np.logaddexp(0, np.asarray(s)), rtol=1e-12)
+    np.testing.assert_allclose(added, np.logaddexp(0, np.asarray(s)), rtol=1e-12)
+
+
 def test_clicks_weigh_one_over_the_exposure():
     s = jnp.array([0.5, -2.0])
     ours = losses.ceb_weighted(s, jnp.ones(2), exposure=jnp.array([0.25, 0.5]), reduce_fn=None)

@@ -101,6 +101,19 @@ class TestFrames:
         assert abs(draws.mean() - truth) < 4 * standard_error
         assert standard_error < 0.02
 
+    def test_a_click_that_was_logged_twice_is_one_pair_of_the_matrix(self, train):
+        twice = train._replace(clicks=tuple(jnp.append(ids, ids[0]) for ids in train.clicks))
+        batch = batching.clicks_and_uniform_pairs(batch_size=64)(twice, jax.random.key(0))
+        weights = np.asarray(batch.weights * batch.where)
+        clicked, n_clicks = np.asarray(batch.labels) > 0, len(train.clicks[0])
+        of_pair = (batch.users == train.clicks[0][0]) & (batch.items == train.clicks[1][0]) & clicked
+        of_others = weights[clicked & ~of_pair & np.asarray(batch.where)]
+        assert (of_pair & batch.where).sum() == 2
+        np.testing.assert_allclose(weights[of_pair].sum(), of_others[0], rtol=1e-6)
+        # All weights over that of one click: the pairs of the matrix.
+        assert weights.sum() / of_others[0] == pytest.approx(N_USERS * N_ITEMS, rel=1e-5)
+        assert weights[clicked].sum() / of_others[0] == pytest.approx(n_clicks, rel=1e-5)
+
     def test_unknown_frame_is_named(self):
         with pytest.raises(ValueError, match="no_such.*clicks_and_negatives"):
             batching.pair_frame("no_such", batch_size=2, n_negatives=1)

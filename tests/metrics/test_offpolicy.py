@@ -239,6 +239,27 @@ def test_doubly_robust_needs_one_of_two_right_and_the_naive_mean_neither(truth):
     assert distance(wrong, truth["dcg"]) > 20
 
 
+def test_clicks_are_no_record_of_what_was_observed():
+    """By enumeration: two items with m = gamma = .5, both relevant with .5, so that precision at 2 is .5.
+
+    With clicks as ``observed`` each pair's estimate is too large by r (1 - gamma) = .25.
+    """
+    clicks = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    # A click has probability m gamma = 1/4.
+    chance = np.array([9, 3, 3, 1]) / 16
+    half = jnp.full((1, 2), 0.5)
+
+    def expected(value):
+        return chance @ np.array([float(value(each[None]).estimate) for each in clicks])
+
+    options = {"propensity": half, "k": 2, "metric": "precision"}
+    scores = jnp.array([[0.9, 0.1]])
+    of_clicks = expected(lambda y: metrics.ips_value(scores, y, **options))
+    misused = expected(lambda y: metrics.dr_value(scores, y, observed=y, imputed=half, **options))
+    assert of_clicks == pytest.approx(0.5)
+    assert misused == pytest.approx(0.75)
+
+
 def test_users_without_candidates_do_not_count_and_one_user_has_no_interval(rng):
     log, _, _ = small_log(rng, n_users=2)
     where = np.ones((2, 5), bool)

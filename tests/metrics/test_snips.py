@@ -119,6 +119,36 @@ class TestUserSnips:
         half = 1.959964 * kept.std(ddof=1) / math.sqrt(kept.size)
         assert float(ours.high - ours.low) == pytest.approx(2 * half, rel=1e-4)
 
+    def test_a_click_of_no_propensity_weighs_nothing_and_stays_a_candidate(self):
+        scores, labels, propensity, where = held_out(4)
+        scores += np.linspace(0, 0.5, scores.shape[1], dtype=np.float32)
+        unseen = (propensity == 0) & (labels * where > 0)
+        counted = ((labels * where > 0) & ~unseen).any(axis=1)
+        # Users who lose some of their clicks, and users who lose all.
+        assert (unseen.any(axis=1) & counted).any() and (unseen.any(axis=1) & ~counted).any()
+        options = {"propensity": propensity, "where": where, "k": 4}
+        ours = metrics.user_snips(scores, labels, **options)
+        expected = np.asarray(metrics.snips_dcg(scores, labels, reduce_fn=None, **options))
+        assert int(ours.n) == counted.sum()
+        assert float(ours.estimate) == pytest.approx(expected[counted].mean(), rel=1e-5)
+
+    @pytest.mark.parametrize(
+        ("metric", "variant", "expected"),
+        [
+            # A click of weight 2 at rank 2 of 4; the one at rank 1 has P = 0.
+            ("auc", "published", 3 / 4),
+            ("recall", "cjmf", 1.0),
+            ("dcg", "cjmf", 2 / math.log2(3)),
+            ("map", "cjmf", (2 / 2) / (1 + 4e-7)),
+        ],
+    )
+    def test_no_metric_counts_a_click_of_no_propensity(self, metric, variant, expected):
+        scores = jnp.array([[0.9, 0.8, 0.7, 0.6]])
+        labels, propensity = jnp.array([[1.0, 1.0, 0.0, 0.0]]), jnp.array([[0.0, 0.5, 1.0, 1.0]])
+        value = metrics.user_snips(scores, labels, propensity=propensity, metric=metric, variant=variant)
+        assert float(value.estimate) == pytest.approx(expected, rel=1e-6)
+        assert float(value.ess) == 1.0
+
     @pytest.mark.parametrize(
         ("metric", "variant", "expected"),
         [

@@ -62,7 +62,7 @@ def test_t5_in_a_rank_one_model_l2_varies_less_and_errs_more_where_little_is_see
 
 
 def test_t11_normalising_the_step_takes_most_of_the_low_variance_away(rng):
-    """Claim: L2's low variance makes training accurate. Source: Biif 2.2. Verdict: none of it is left after Adam.
+    """Claim: L2's low variance makes training accurate. Source: Biif 2.2. Verdict: not after Adam's first step.
 
     The gradient of one mini-batch in all embeddings, clicks redrawn: the trace of its covariance is far smaller for
     L2, as promised. Divided by its squared mean, which is what a tuned step size sees, the advantage shrinks; in
