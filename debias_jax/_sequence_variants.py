@@ -73,7 +73,7 @@ _LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "ssm": ("scaled_cross_entropy", {}, {"alpha": 1.0}),
     "sce": ("scaled_cross_entropy", {}, {"alpha": 100.0}),
     "sce_shared": ("scaled_cross_entropy", {"shared": True}, {"alpha": 100.0}),
-    "is": ("importance_sampled_softmax", {"negatives": "uniform"}, {}),
+    "is": ("importance_sampling", {}, {}),
     "is_popularity": ("importance_sampled_softmax", {"negatives": "popularity"}, {}),
     "gbce": ("gbce", {"n_negatives": 256}, {}),
 }
