@@ -185,17 +185,17 @@ def only(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def use_own_settings(config: ConfigDict) -> None:
-    """Of one variant, puts its model and its schedule into the config, where flags may change them; of several, leaves
-    each its own.
+    """Puts the model and the schedule on which all variants agree into the config, where flags may change them; where
+    they differ, each keeps its own.
     """
     entries = [config.variants[name] for name in config.methods]
-    for entry in entries:
-        for key, value in entry.get("train", {}).items():
-            config.train[key] = value if len(entries) == 1 else 0
-    if len(entries) == 1:
-        model, (entry,) = entries[0].model, entries
-        config.model.update(model)
-        entry.model = ConfigDict()
+    for key in {key for entry in entries for key in entry.get("train", {})}:
+        values = [entry.get("train", {}).get(key, 0) for entry in entries]
+        config.train[key] = values[0] if len(set(values)) == 1 else 0
+    if all(entry.model == entries[0].model for entry in entries):
+        config.model.update(entries[0].model)
+        for entry in entries:
+            entry.model = ConfigDict()
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
