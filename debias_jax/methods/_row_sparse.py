@@ -82,7 +82,7 @@ def row_adam() -> Callable[[dict[str, Array]], optax.GradientTransformation]:
         return RowAdam(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
 
     def update(updates, state, params=None):
-        raise NotImplementedError("steps of single rows are taken by adam_step")
+        raise TypeError("row_adam only starts the state; steps of single rows are taken by adam_step")
 
     return lambda hparams: optax.GradientTransformation(init, update)
 
