@@ -87,7 +87,7 @@ def next_item(
             draws its own. ``"in_batch"`` negatives are always shared, ``"unseen"`` never.
         exclude_target: whether the target of a position is kept out of its negatives. The published programs do not.
             A position that is left without negatives has of ``bce``, ``gbce`` and ``negative_sampling`` the part of the
-            positive; of ``bpr`` and ``importance_sampling`` it does not count.
+            positive, of the softmax losses 0; of ``bpr`` and ``importance_sampling`` it does not count.
         samples: ``"windows"``, ``"prefixes"``, ``"cloze"`` or ``"events"``, see ``SequenceFrame``; None for ``"cloze"``
             with a model that has a mask token, ``"prefixes"`` with one that encodes the last slot alone, ``"events"``
             with one that has no history, else ``"windows"``.
@@ -224,7 +224,8 @@ def next_item(
         total = losses.in_chunks(
             values_of, table, (encoded, users, targets, slots), **sizes, reduce_fn=jnp.sum
         )
-        if not spec.needs_negative or not (exclude_target or pool == "unseen"):
+        may_lack = pool == "unseen" or (exclude_target and pool == "popularity")
+        if not (spec.needs_negative and may_lack):
             return total, jnp.sum(where, dtype=encoded.dtype)
         # The same draws once more, which cost little beside the scores.
         return total, losses.in_chunks(counts_of, (), (users, targets, slots), **sizes, reduce_fn=jnp.sum)
