@@ -4,9 +4,10 @@
     python launch/train.py --config=configs/beauty.py:sasrec_sce --config.seeds='(0,)' --workdir=runs/beauty_sasrec_sce
     python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:sasrec --workdir=runs/beauty
 
-``MODEL_LOSS`` for every model of sasrec, gru4rec, caser, bert4rec, fmlp_rec and sasrec_plus, and every loss of ce, sce,
-nce, neg, is, ssm (SCE with alpha 1), bce, bpr, gbce, ce_eta, sce_shared (the positions of a batch share negatives).
-Settings are those of the published runs (Xu et al., 2024), with K = 500 negatives.
+``MODEL_LOSS`` for every model of sasrec, gru4rec, caser, bert4rec, fmlp_rec and sasrec_plus (on prefixes of 20 items),
+and every loss of ce, ce_eta, sce, ssm (SCE with alpha 1), sce_shared (the positions of a batch share negatives), is
+(uniform draws, the positive out of the sum, as in the paper), is_popularity (draws by popularity, the positive in the
+sum), nce, neg, bce, bpr, gbce. Settings are those of the published runs (Xu et al., 2024), with K = 500 negatives.
 """
 
 from debias_jax import experiment
@@ -28,7 +29,7 @@ PUBLISHED = {
         "bce": Published(5e-4, 1e-8, 0.4),
         "bpr": Published(5e-4, 1e-8, 0.3),
     },
-    "sasrec_plus": {"ce": Published(5e-4, 1e-6, 0.5)},
+    "sasrec_plus": {"ce": Published(5e-4, 1e-6, 0.5, max_len=20)},
     "bert4rec": {
         "ce": Published(5e-3, 1e-4, 0.1, 256, mask_rate=0.2),
         "bce": Published(1e-3, 1e-4, 0.0, 256, mask_rate=0.4),

@@ -26,7 +26,7 @@ PUBLISHED = {
         "bce": Published(5e-4, 1e-8, 0.1, 256),
         "bpr": Published(5e-3, 1e-8, 0.1, 256),
     },
-    "sasrec_plus": {"ce": Published(1e-3, 1e-6, 0.1)},
+    "sasrec_plus": {"ce": Published(1e-3, 1e-6, 0.1, max_len=20)},
     "bert4rec": {
         "ce": Published(5e-3, 1e-4, 0.0, 256, mask_rate=0.2),
         "bce": Published(1e-3, 1e-4, 0.0, 256, mask_rate=0.3),

@@ -8,7 +8,9 @@ r"""The user's own log of events: a user, an item and a timestamp column; the ne
 
 Users and items of fewer than five events are left out (``data.options.min_user_rows``, ``min_item_rows``; 0 for none).
 The last event of each user is the test and the one before it chooses the epoch; ``global_time`` holds out what came
-last of all instead. Where users come back to an item, items of the history stay in the ranking.
+last of all instead. Where users come back to an item, items of the history stay in the ranking. Several variants run
+side by side (``sasrec_ce,sasrec_sce``); beside ``bert4rec``, whose batches are smaller, set
+``--config.train.batch_size``.
 """
 
 from ml_collections import config_dict
@@ -16,13 +18,14 @@ from ml_collections import config_dict
 from debias_jax import experiment
 from debias_jax.experiment import Published
 
-_START = Published(1e-3, 1e-6, 0.3)
+# One schedule, so that losses can be trained side by side.
+_START = Published(1e-3, 1e-6, 0.3, epochs=200)
 
 PUBLISHED = {
     "gru4rec": {"ce": _START},
     "caser": {"ce": _START},
     "sasrec": {"ce": _START},
-    "bert4rec": {"ce": Published(1e-3, 1e-6, 0.1, 256, mask_rate=0.2)},
+    "bert4rec": {"ce": Published(1e-3, 1e-6, 0.1, 256, mask_rate=0.2, epochs=200)},
     "fmlp_rec": {"ce": _START},
 }
 """Where a search may begin; nothing was tuned for the user's data."""

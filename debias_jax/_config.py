@@ -200,13 +200,15 @@ def use_own_schedules(config: ConfigDict) -> None:
 
 
 def use_own_settings(config: ConfigDict) -> None:
-    """``use_own_schedules``; and of one variant, puts its model into the config, where flags may change it."""
+    """``use_own_schedules``; and puts the model on which all variants agree into the config, where flags may change
+    it; where they differ, each keeps its own.
+    """
     use_own_schedules(config)
     entries = [config.variants[name] for name in config.methods]
-    if len(entries) == 1:
-        model, (entry,) = entries[0].model, entries
-        config.model.update(model)
-        entry.model = ConfigDict()
+    if all(entry.model == entries[0].model for entry in entries):
+        config.model.update(entries[0].model)
+        for entry in entries:
+            entry.model = ConfigDict()
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

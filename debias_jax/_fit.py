@@ -38,6 +38,9 @@ def make_judge(
 
     ``protocol`` is a name or a protocol of one's own; by default that of the config. ``history`` is the number of
     events that a method is given which reads them.
+
+    Where users come back to items, a protocol that is chosen by its name leaves no seen item out, and says so by its
+    ``mask_seen``; a protocol of one's own is taken as it is.
     """
     held_out = getattr(dataset, part)
     if held_out is None:
@@ -46,6 +49,9 @@ def make_judge(
         protocol = choose("protocol", protocol or config.protocol[part], metrics.PROTOCOLS)
         measured = config.protocol["metrics" if part == "test" else "validation_metrics"]
         protocol = protocol.with_metrics(*measured) if measured else protocol
+        if protocol.mask_seen != "none" and data.sequences.has_repeats(dataset):
+            # What is consumed again may be the right answer.
+            protocol = dataclasses.replace(protocol, mask_seen="none")
     popularity = training.item_popularity(dataset.train.positives.items, dataset.n_items)
     # Eligibility and masking are properties of the whole log, not of how it was split for tuning.
     log = dataset.log("validation") if part == "test" else dataset.train
@@ -53,9 +59,6 @@ def make_judge(
     if history or dataset.context is not None:
         histories = data.sequences.histories_before(dataset, part)
         log = data.sequences.events_of(histories, n_items=dataset.n_items)
-    if protocol.mask_seen != "none" and data.sequences.has_repeats(dataset):
-        # What is consumed again may be the right answer.
-        protocol = dataclasses.replace(protocol, mask_seen="none")
     eval_set = evaluation.build_eval_set(
         protocol,
         held_out,
@@ -114,12 +117,15 @@ def _validation_settings(
     }
 
 
-def _digest(dataset: Dataset, *, features: bool) -> str:
-    """A fingerprint of what is learnt from, so that a checkpoint of other data is refused."""
+def _digest(dataset: Dataset, *, features: bool, histories: bool) -> str:
+    """A fingerprint of what is learnt from and chosen by, so that a checkpoint of other data is refused."""
     digest = hashlib.sha256()
-    for part in (dataset.train, dataset.validation, dataset.probably_exposed, dataset.context):
+    parts = [dataset.train, dataset.validation, dataset.probably_exposed]
+    for part in [*parts, dataset.context] if histories else parts:
         if part is not None:
-            for column in (part.users, part.items, part.labels, part.propensities, part.timestamps):
+            columns = [part.users, part.items, part.labels, part.propensities]
+            # Only where events have an order their times matter.
+            for column in [*columns, part.timestamps] if histories else columns:
                 if column is not None:
                     digest.update(np.ascontiguousarray(column).tobytes())
     for table in (dataset.user_features, dataset.item_features) if features else ():
@@ -136,7 +142,11 @@ def fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, 
         train["plateau"] = dict(config.train.plateau)
     return writers.jsonable(
         {
-            "data": _digest(dataset, features=model["features"]),
+            "data": _digest(
+                dataset,
+                features=model["features"],
+                histories=history_of(build_for(config, entry, dataset)) > 0,
+            ),
             "method": entry["method"],
             "options": dict(entry["options"]),
             "model": model,

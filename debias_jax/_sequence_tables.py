@@ -86,7 +86,8 @@ def _of_shifts(dataset: str) -> tuple[Block, ...]:
 
     def shifted(c: float) -> Callable[[ConfigDict], ConfigDict]:
         def change(config: ConfigDict) -> ConfigDict:
-            own = changed(config, {"train": {"epochs": 500}})
+            # When a run converges is what the table is about.
+            own = changed(config, {"train": {"epochs": 500, "patience": 0}})
             with own.unlocked():
                 for name in own.methods:
                     own.variants[name].hparams.c = c
@@ -159,7 +160,7 @@ def write(
     for block in table.blocks(short):
         folder = workdir / block.folder
         run_rows(block.change(config), folder)
-        own = finished(folder)
+        own = finished(folder, dataset.name)
         published = published_cells(docs / "published" / table.published, short, block.settings)
         logs = published_cells(docs / "published" / "sce_logs.json", short, {})
         with_logs = name in ("sce_table5", "sce_table7")
@@ -206,11 +207,13 @@ class Cell(NamedTuple):
     best_epochs: list[int]
 
 
-def finished(folder: pathlib.Path) -> dict[str, Cell]:
-    """The finished runs in a folder, by variant."""
+def finished(folder: pathlib.Path, dataset: str) -> dict[str, Cell]:
+    """The finished runs of a dataset in a folder, by variant."""
     found = {}
     for path in sorted(folder.glob("*/results.json")):
         results = _results.read_json(path)
+        if results.get("dataset") != dataset:
+            continue
         monitor = _results.read_json(path.parent / "config.json")["protocol"]["monitor"]
         best: dict[int, tuple[float, int]] = {}
         epochs = 0
@@ -232,6 +235,11 @@ def _rows(table: SequenceTable, own: Mapping[str, Cell], published: Cells, logs:
     printed = [variant for variant in LLM if (variant, table.metrics[0]) in published]
     known = [variant for variant in table.variants if variant in own]
     extra = sorted(set(own) - set(table.variants), key=_order)
+    converged = {
+        variant: str(row["settings"]["convergence_epoch"])
+        for (variant, _), row in published.items()
+        if "convergence_epoch" in row["settings"]
+    }
     body = []
     for variant in (*printed, *known, *extra):
         cells = [variant]
@@ -241,12 +249,20 @@ def _rows(table: SequenceTable, own: Mapping[str, Cell], published: Cells, logs:
             if logs:
                 sd = "" if logged is None or logged["sd"] is None else f" ± {logged['sd']:.4f}"
                 cells.append("-" if logged is None else f"{logged['value']:.4f}{sd}")
-            cells.append("not run" if variant in LLM else _markdown.measured(own[variant].values[metric], 4))
+            values = None if variant in LLM else own[variant].values.get(metric)
+            if values is None:
+                cells.append("not run" if variant in LLM else "-")
+            else:
+                cells.append(_markdown.measured(values, 4))
+        if converged:
+            cells.append(converged.get(variant, "-"))
         cell = own.get(variant)
         best = "" if cell is None else ", ".join(map(str, cell.best_epochs))
         body.append([*cells, "-" if cell is None else f"{cell.epochs} ({best})"])
     columns = ("published", "logs", "ours") if logs else ("published", "ours")
-    head = ["variant", *(f"{metric}, {column}" for metric in table.metrics for column in columns), "epochs"]
+    head = ["variant", *(f"{metric}, {column}" for metric in table.metrics for column in columns)]
+    head += ["epochs to convergence, published"] if converged else []
+    head.append("epochs")
     return _markdown.rows(head, body)
 
 

@@ -19,6 +19,7 @@ class Published(NamedTuple):
         mask_rate: share of the items that a bidirectional model is asked for.
         epochs: at most; None for 200 with the full softmax, else 300.
         eval_every: epochs between two looks at validation.
+        max_len: items that the model reads; None for what the dataset's models do.
     """
 
     lr: float
@@ -28,6 +29,7 @@ class Published(NamedTuple):
     mask_rate: float | None = None
     epochs: int | None = None
     eval_every: int = 5
+    max_len: int | None = None
 
 
 SEQUENCE_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "fmlp_rec")
@@ -73,7 +75,7 @@ _LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "ssm": ("scaled_cross_entropy", {}, {"alpha": 1.0}),
     "sce": ("scaled_cross_entropy", {}, {"alpha": 100.0}),
     "sce_shared": ("scaled_cross_entropy", {"shared": True}, {"alpha": 100.0}),
-    "is": ("importance_sampled_softmax", {"negatives": "uniform"}, {}),
+    "is": ("importance_sampling", {}, {}),
     "is_popularity": ("importance_sampled_softmax", {"negatives": "popularity"}, {}),
     "gbce": ("gbce", {"n_negatives": 256}, {}),
 }
@@ -115,7 +117,7 @@ def sequence_variants(
                 options=method_options,
                 model={
                     "name": model.removesuffix("_plus"),
-                    "options": {"max_len": max_len, "dropout": own.dropout, **model_options},
+                    "options": {"max_len": own.max_len or max_len, "dropout": own.dropout, **model_options},
                 },
                 train={
                     "batch_size": own.batch_size,

@@ -2,20 +2,22 @@
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from debias_jax import _config, _results, serving, training
+from debias_jax import _config, _results, data, serving, training
 from debias_jax._build import build_method, build_model
 from debias_jax.errors import ConfigError
 from debias_jax.methods.base import Method, TrainState
+from debias_jax.types import Array, Params
 
 
 def workdir_configs(workdir: str | os.PathLike) -> list[tuple[str, pathlib.Path, ConfigDict]]:
@@ -70,8 +72,9 @@ def load_predictor(workdir: str | os.PathLike):
     )
 
     def score(params, users, items):
-        del items
-        return _score(method, params["prediction"], users[:, 0], params["histories"][users[:, 0]])
+        scores = _score(method, params["prediction"], users[:, 0], params["histories"][users[:, 0]])
+        columns = jnp.broadcast_to(items, (users.shape[0], items.shape[-1]))
+        return jnp.take_along_axis(scores, columns, axis=1)
 
     params = {"prediction": bundle.params, "histories": jnp.asarray(histories)}
     return dataclasses.replace(bundle, params=params), score
@@ -80,6 +83,44 @@ def load_predictor(workdir: str | os.PathLike):
 def _score(method: Method, params, users, items):
     state = TrainState(jnp.zeros((), jnp.int32), {"prediction": params}, {}, {}, {})
     return method.predict(state, users, items)
+
+
+class _HistoryScorer(NamedTuple):
+    """What answers for histories.
+
+    Attributes:
+        score: ``({"prediction": params, "users": codes or None}, histories) -> scores``; it compares by identity.
+        length: how many items it reads.
+        uses_users: whether it needs ``codes``.
+    """
+
+    score: Callable[[Params, Array], Array]
+    length: int
+    uses_users: bool
+
+
+@functools.lru_cache(maxsize=8)
+def _history_scorer(config: str, entry: str, n_users: int, n_items: int) -> _HistoryScorer | None:
+    """The scorer of a bundle's config and entry (JSON), None if it reads no history; made, and so compiled, once."""
+    experiment, variant = _config.from_dict(json.loads(config)), json.loads(entry)
+    sizes = {"n_users": n_users, "n_items": n_items}
+    method = build_method(experiment, variant, **sizes)
+    if method.frame is None or method.frame.samples == "events":
+        return None
+
+    def score(params: Params, histories: Array) -> Array:
+        return _score(method, params["prediction"], params["users"], histories)
+
+    model = build_model(experiment, variant, **sizes)
+    return _HistoryScorer(score, method.frame.max_len, model.uses_users)
+
+
+def _leaves_out(bundle: serving.Bundle, exclude_seen: bool | None) -> bool:
+    """Whether the history stays out; None for as the run was measured."""
+    if exclude_seen is not None or bundle.seen is None:
+        return exclude_seen is not False
+    histories = data.sequences.Histories(*bundle.seen)
+    return not data.sequences.has_repeats(data.sequences.events_of(histories, n_items=len(bundle.items)))
 
 
 def export(
@@ -137,7 +178,7 @@ def recommend_next(
     *,
     user: str | None = None,
     k: int = 10,
-    exclude_seen: bool = True,
+    exclude_seen: bool | None = None,
 ) -> list[serving.Recommendation]:
     """The top-k next items after a history of raw item ids, from the bundle of a workdir alone.
 
@@ -146,29 +187,35 @@ def recommend_next(
         history: raw item ids, the newest last.
         user: raw id of whose history it is, for a model that knows users; others need none.
         k: number of items.
-        exclude_seen: whether items of the history stay out.
+        exclude_seen: whether items of the history stay out; None for as measured: they do, unless the log of the run
+            has users who come back to an item.
 
     Raises:
         ConfigError: the workdir has no bundle, its method reads no histories, or it knows users and none is given.
         CheckpointError: the bundle is damaged.
         DataError: an item or the user is unknown, the history is empty, or ``k`` is larger than what is left.
     """
-    bundle, config, sizes = _load_bundle(workdir)
-    method = build_method(config, bundle.config["entry"], **sizes)
-    if method.frame is None or method.frame.samples == "events":
-        raise ConfigError(f"{bundle.config['entry']['method']} reads no history; name a user: --user=ID")
-    model = build_model(config, bundle.config["entry"], **sizes)
+    bundle, config, _ = _load_bundle(workdir)
+    entry = bundle.config["entry"]
+    scorer = None
+    # What reads features is a model of pairs.
+    if bundle.user_features is None and bundle.item_features is None:
+        written = (json.dumps(part, sort_keys=True) for part in (bundle.config["experiment"], entry))
+        scorer = _history_scorer(*written, len(bundle.users), len(bundle.items))
+    if scorer is None:
+        raise ConfigError(f"{entry['method']} reads no history; name a user: --user=ID")
     codes = None
-    if model.uses_users:
+    if scorer.uses_users:
         if user is None:
             raise ConfigError(f"{config.model.name} knows users; say whose history it is: --user=ID")
         codes = jnp.asarray(serving.encode_users(bundle, [user], "error", hint=False))
-
-    def score(params, histories):
-        return _score(method, params, codes, histories)
-
     return serving.recommend_next(
-        score, bundle, history, length=method.frame.max_len, k=k, exclude_seen=exclude_seen
+        scorer.score,
+        dataclasses.replace(bundle, params={"prediction": bundle.params, "users": codes}),
+        history,
+        length=scorer.length,
+        k=k,
+        exclude_seen=_leaves_out(bundle, exclude_seen),
     )
 
 
@@ -177,7 +224,7 @@ def recommend(
     user: str,
     *,
     k: int = 10,
-    exclude_seen: bool = True,
+    exclude_seen: bool | None = None,
     unknown_user: str = "error",
     export_folder: str | os.PathLike | None = None,
 ) -> list[serving.Recommendation]:
@@ -187,7 +234,8 @@ def recommend(
         workdir: folder of a finished run of one variant.
         user: raw id.
         k: number of items.
-        exclude_seen: whether items that the user clicked in training stay out.
+        exclude_seen: whether items that the user clicked stay out; None for as measured: they do, unless the method
+            reads histories and the log has users who come back to an item.
         unknown_user: ``"error"`` or ``"popular"``.
         export_folder: folder that ``export`` wrote of this workdir, whose index is searched; None scores all items.
 
@@ -198,13 +246,12 @@ def recommend(
     """
     if export_folder is None:
         bundle, score = load_predictor(workdir)
-        return serving.recommend(
-            score, bundle, user, k=k, exclude_seen=exclude_seen, unknown_user=unknown_user
-        )
+        excluded = _leaves_out(bundle, exclude_seen)
+        return serving.recommend(score, bundle, user, k=k, exclude_seen=excluded, unknown_user=unknown_user)
     if unknown_user != "error":
         raise ConfigError(
             "an export has no popular items for unknown users; leave out the export or unknown_user"
         )
     bundle, towers = _load_towers(workdir)
-    index = serving.load_index(export_folder)
-    return serving.recommend_from(index, bundle, towers["user_tower"], user, k=k, exclude_seen=exclude_seen)
+    index, excluded = serving.load_index(export_folder), _leaves_out(bundle, exclude_seen)
+    return serving.recommend_from(index, bundle, towers["user_tower"], user, k=k, exclude_seen=excluded)

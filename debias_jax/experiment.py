@@ -12,10 +12,11 @@
 | ``use_own_schedules`` | the last line of a config whose variants train for different times |
 """
 
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -208,7 +209,8 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
     folder, dataset, report = _prepare(config, workdir)
     if not quiet:
         print(report, flush=True)
-    judge = make_judge(config, dataset, "test")
+    judges = functools.cache(lambda history: make_judge(config, dataset, "test", history=history))
+    judge = judges(history_of(build_for(config, config.variants[config.methods[0]], dataset)))
     if judge is not None and config.protocol.headline not in judge.protocol.metrics:
         raise ConfigError(
             f"unknown protocol.headline {config.protocol.headline!r}; "
@@ -218,7 +220,7 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
     for name in config.methods:
         own = folder if len(config.methods) == 1 else folder / name
         on_accept = _records(config, name, folder, own)
-        scored.append(_run_variant(only(config, name), name, dataset, own, judge, on_accept))
+        scored.append(_run_variant(only(config, name), name, dataset, own, judges, on_accept))
         if len(config.methods) > 1:
             writers.write_json(own / "results.json", scored[-1].to_json())
         if not quiet and len(config.methods) > 1:
@@ -232,15 +234,19 @@ def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[d
 
 
 def _run_variant(
-    config: ConfigDict, name: str, dataset: Dataset, folder: pathlib.Path, judge: Judge | None, on_accept
+    config: ConfigDict,
+    name: str,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    judges: Callable[[int], Judge | None],
+    on_accept,
 ) -> _results.Scored:
+    """One variant; ``judges`` gives the judge of the test part by the events that a method reads."""
     entry = config.variants[name]
     runs = _runs(config, entry, dataset)
     method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs, on_accept=on_accept)
     started = time.perf_counter()
-    if history_of(method):
-        judge = make_judge(config, dataset, "test", history=history_of(method))
-    scored = score(config, name, entry, method, fitted.state, dataset, judge)
+    scored = score(config, name, entry, method, fitted.state, dataset, judges(history_of(method)))
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     scored = scored._replace(seconds=seconds, history=fitted.history)
     np.savez(folder / "per_user.npz", **_results.per_user_arrays(scored))
@@ -261,16 +267,16 @@ def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, fo
     if config.train.restore == "last" and config.protocol.monitor in fitted.history[-1]:
         values = np.asarray(fitted.history[-1][config.protocol.monitor], np.float64)
     best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
-    # What a user has seen is the whole log, also the rows that a split of ours held out of training.
+    # What a user has seen is the whole log, also the rows that a split of ours held out of training, or left between.
     clicks = dataset.log("validation", "test").positives
+    if dataset.context is not None:
+        clicks = data.concatenate(clicks, dataset.context.positives)
     features = ("user_features", "item_features") if model_settings(config, entry)["features"] else ()
     if build_for(config, entry, dataset).frame is None:
         pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
         seen = (np.asarray(pairs.indptr), np.asarray(pairs.items))
     else:
         # In the order of time, repeats and all: what the next item is predicted from.
-        if dataset.context is not None:
-            clicks = data.concatenate(clicks, dataset.context.positives)
         seen = tuple(data.sequences.histories(clicks))
     serving.save_bundle(
         folder,
@@ -428,13 +434,12 @@ def evaluate_scored(
         if protocol is not None:
             config.protocol.metrics = ()
         dataset, _ = load_dataset(config)
-        judge = make_judge(config, dataset, "test", protocol)
+        entry = config.variants[name]
+        history = history_of(build_for(config, entry, dataset))
+        judge = make_judge(config, dataset, "test", protocol, history=history)
         if judge is None:
             raise ConfigError(f"the dataset {dataset.name} has no test part to evaluate on")
-        entry = config.variants[name]
         runs = _runs(config, entry, dataset)
         method, fitted = load(config, entry, dataset, folder, label=name, runs=runs)
-        if history_of(method):
-            judge = make_judge(config, dataset, "test", protocol, history=history_of(method))
         scored.append(score(config, name, entry, method, fitted.state, dataset, judge))
     return scored

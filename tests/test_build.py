@@ -202,8 +202,8 @@ def test_methods_that_contrast_observed_labels_refuse_a_log_of_clicks():
     log = data.splits.biif(data.synthetic.generate(seed=0, n_users=40, n_items=25), seed=0)
     clicks = log.replace(train=log.train.positives)
     draw_zeros = {*experiment.IMPLICIT} - {"ips", "snips"}
-    # Those that retrieve take the other clicks of a batch.
-    retrieve = {"ssl", "ssl_pop", "mns", "g_tower", "bir", "xir"}
+    # Those that retrieve take the other clicks of a batch, and next_item the other items.
+    retrieve = {"ssl", "ssl_pop", "mns", "g_tower", "bir", "xir", "next_item"}
     assert {name for name in methods.__all__ if not _refuses(name, clicks)} == draw_zeros | retrieve
     assert _refuses("mean_logit", clicks, feedback="ratings") and _refuses("mf", clicks, frame="observed")
     assert not any(_refuses(name, log) for name in ("ips", "badr", "mf_bias"))

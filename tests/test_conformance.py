@@ -194,8 +194,6 @@ LOGGED = RANKED | {"observed": binary, "propensity": probability}
 COUNTED = SAMPLED | {"counts": sample_counts}
 
 ROWS = [
-    Row("losses.bce", SAMPLED, smooth=("pos", "neg", "weights"), logits=("pos", "neg")),
-    Row("losses.bpr", SAMPLED, smooth=("pos", "neg", "weights"), logits=("pos", "neg")),
     *(
         Row(
             f"losses.{name}",
@@ -226,6 +224,8 @@ ROWS = [
         Row(f"losses.{name}", arrays, static, smooth=("pos", "neg", "weights"), logits=("pos", "neg"))
         for arrays in (SAMPLED, COUNTED)
         for name, static in [
+            ("bce", {}),
+            ("bpr", {}),
             ("gbce", {"n_items": 50}),
             ("negative_sampling", {}),
             ("noise_contrastive", {"c": 1.0, "n_items": 50}),

@@ -19,16 +19,18 @@ def config_of(dataset, method):
     return module.get_config(method)
 
 
-def finish(folder, variant, values, monitor=((5, 0.1), (10, 0.3), (15, 0.2))):
+def finish(folder, variant, values, monitor=((5, 0.1), (10, 0.3), (15, 0.2)), dataset="beauty", ks=(5, 10)):
     """A folder as a finished run of two seeds leaves it."""
     own = pathlib.Path(folder) / variant
     own.mkdir(parents=True)
     metrics = {
         f"{kind}@{k}": {"mean": sum(values) / 2, "sd": 0.0, "n": 2, "values": values}
         for kind in ("hr", "ndcg", "mrr")
-        for k in (5, 10)
+        for k in ks
     }
-    (own / "results.json").write_text(json.dumps({"variant": variant, "metrics": metrics}))
+    (own / "results.json").write_text(
+        json.dumps({"dataset": dataset, "variant": variant, "metrics": metrics})
+    )
     (own / "config.json").write_text(json.dumps({"protocol": {"monitor": "ndcg@10"}}))
     rows = [
         {"step": step, "run": run, "ndcg@10": value if run == 0 else step / 100}
@@ -97,6 +99,29 @@ def test_blocks_of_shifts_change_nce(tmp_path, nothing_trains):
         for c, _ in nothing_trains
     ]
     assert found == [(c, 500) for c in (1.0, 5.0, 10.0, 50.0, 100.0)]
+    # An early stop would hide when the run converges.
+    assert {(c.train.epochs, c.train.patience) for c, _ in nothing_trains} == {(500, 0)}
+
+
+def test_the_published_epochs_of_convergence_stand_beside_ours(tmp_path, nothing_trains):
+    finish(tmp_path / "c_10", "sasrec_nce", [0.056, 0.058])
+    lines = section("sce_table2", config_of("beauty", "sasrec_nce"), tmp_path).splitlines()
+    assert cells(lines, "| sasrec_nce |") == [
+        "sasrec_nce",
+        "0.0571",
+        "0.0570 ± 0.0014",
+        "95-115",
+        "15 (10, 15)",
+    ]
+
+
+def test_runs_of_another_dataset_and_metrics_that_were_not_measured_are_left_out(tmp_path, nothing_trains):
+    finish(tmp_path, "gru4rec_ce", [0.2, 0.3], dataset="ml_1m")
+    finish(tmp_path, "sasrec_ce", [0.058, 0.060], ks=(10,))
+    lines = section("sce_table5", config_of("beauty", "sasrec_ce"), tmp_path).splitlines()
+    row = cells(lines, "| sasrec_ce |")
+    assert row[3] == "-" and row[6] == "0.0590 ± 0.0014"
+    assert not any(line.startswith("| gru4rec_ce |") for line in lines)
 
 
 def test_what_does_not_fit_is_said(tmp_path, nothing_trains):
@@ -110,37 +135,110 @@ def test_what_does_not_fit_is_said(tmp_path, nothing_trains):
         section("sce_table5", config, tmp_path)
 
 
-class TestVariants:
-    def test_settings_are_those_of_the_published_runs(self):
-        config = config_of("ml_1m", "bert4rec_bpr")
-        entry = config.variants.bert4rec_bpr
-        assert config.model.name == "bert4rec" and config.model.dim == 64
-        assert config.model.options.to_dict() == {"max_len": 200, "dropout": 0.0, "n_heads": 4, "n_blocks": 2}
-        assert entry.hparams.to_dict() == {"lr": 1e-3, "weight_decay": 1e-8, "mask_rate": 0.3}
-        assert entry.options.to_dict() == {
-            "loss": "bpr",
-            "samples": "cloze",
-            "negatives": "unseen",
-            "n_negatives": 1,
-        }
-        assert (config.train.batch_size, config.train.epochs, config.train.eval_every) == (256, 300, 5)
+# (lr, weight decay, dropout, batch) of the published runs with the full softmax, BCE and BPR.
+PUBLISHED = {
+    "beauty": {
+        "gru4rec": ((5e-4, 1e-6, 0.5, 512), (1e-3, 1e-8, 0.3, 512), (5e-3, 1e-6, 0.3, 512)),
+        "caser": ((5e-3, 5e-4, 0.7, 512), (1e-3, 1e-8, 0.7, 512), (1e-3, 1e-8, 0.7, 512)),
+        "sasrec": ((5e-4, 1e-8, 0.6, 512), (5e-4, 1e-8, 0.4, 512), (5e-4, 1e-8, 0.3, 512)),
+        "bert4rec": ((5e-3, 1e-4, 0.1, 256), (1e-3, 1e-4, 0.0, 256), (5e-4, 1e-4, 0.1, 256)),
+        "fmlp_rec": ((1e-4, 5e-4, 0.5, 512), (1e-4, 1e-8, 0.5, 512), (1e-4, 1e-6, 0.1, 512)),
+    },
+    "ml_1m": {
+        "gru4rec": ((1e-3, 1e-6, 0.3, 512), (1e-3, 0.0, 0.4, 512), (1e-3, 1e-6, 0.2, 512)),
+        "caser": ((1e-4, 1e-6, 0.4, 512), (5e-4, 1e-6, 0.2, 512), (5e-4, 1e-6, 0.6, 512)),
+        "sasrec": ((1e-3, 1e-6, 0.1, 128), (5e-4, 1e-8, 0.1, 256), (5e-3, 1e-8, 0.1, 256)),
+        "bert4rec": ((5e-3, 1e-4, 0.0, 256), (1e-3, 1e-4, 0.0, 256), (1e-3, 1e-8, 0.0, 256)),
+        "fmlp_rec": ((1e-4, 1e-6, 0.3, 512), (1e-4, 1e-8, 0.2, 512), (1e-4, 1e-8, 0.2, 512)),
+    },
+    "yelp": {
+        "gru4rec": ((1e-3, 5e-4, 0.2, 512), (5e-4, 1e-4, 0.7, 512), (1e-3, 1e-8, 0.6, 512)),
+        "caser": ((5e-3, 1e-8, 0.7, 512), (1e-3, 1e-8, 0.7, 512), (1e-3, 1e-8, 0.7, 512)),
+        "sasrec": ((1e-3, 1e-6, 0.7, 512), (5e-4, 1e-4, 0.4, 512), (5e-4, 1e-4, 0.1, 512)),
+        "bert4rec": ((1e-3, 1e-8, 0.1, 256), (1e-3, 1e-4, 0.0, 256), (5e-4, 1e-8, 0.0, 256)),
+        "fmlp_rec": ((1e-4, 1e-6, 0.7, 512), (5e-4, 1e-8, 0.5, 512), (1e-3, 1e-8, 0.4, 512)),
+    },
+}
 
-    def test_sampled_losses_take_those_of_the_full_softmax(self):
-        config = config_of("beauty", "caser_sce")
-        assert config.variants.caser_sce.hparams.to_dict() == {
-            "lr": 5e-3,
-            "weight_decay": 5e-4,
-            "alpha": 100.0,
+MASK_RATES = {"beauty": (0.2, 0.4, 0.5), "ml_1m": (0.2, 0.3, 0.3), "yelp": (0.5, 0.4, 0.4)}
+
+LENGTHS_AND_NEGATIVES = {"beauty": (50, 500), "ml_1m": (200, 100), "yelp": (50, 100)}
+
+MODEL_OPTIONS = {
+    "gru4rec": {"n_layers": 1},
+    "caser": {"n_vertical": 4, "n_horizontal": 16},
+    "sasrec": {"n_heads": 1, "n_blocks": 2},
+    "bert4rec": {"n_heads": 4, "n_blocks": 2},
+    "fmlp_rec": {"n_blocks": 4},
+}
+
+
+class TestVariants:
+    @pytest.mark.parametrize("dataset", PUBLISHED)
+    def test_settings_are_those_of_the_published_runs(self, dataset):
+        max_len, k = LENGTHS_AND_NEGATIVES[dataset]
+        losses = {
+            "ce": (0, {"loss": "cross_entropy"}, {}),
+            "bce": (1, {"loss": "bce", "negatives": "unseen", "n_negatives": 1}, {}),
+            "bpr": (2, {"loss": "bpr", "negatives": "unseen", "n_negatives": 1}, {}),
+            "nce": (0, {"loss": "noise_contrastive", "n_negatives": k}, {"c": 10.0}),
+            "sce": (0, {"loss": "scaled_cross_entropy", "n_negatives": k}, {"alpha": 100.0}),
         }
-        assert config.variants.caser_sce.options.n_negatives == 500
-        assert config.model.options.max_len == 5 and config.train.epochs == 300
+        for model, settings in PUBLISHED[dataset].items():
+            for loss, (column, options, hparams) in losses.items():
+                lr, weight_decay, dropout, batch = settings[column]
+                hparams = hparams | {"lr": lr, "weight_decay": weight_decay}
+                if model == "bert4rec":
+                    hparams["mask_rate"] = MASK_RATES[dataset][column]
+                config = config_of(dataset, f"{model}_{loss}")
+                entry = config.variants[f"{model}_{loss}"]
+                assert entry.hparams.to_dict() == hparams
+                assert options.items() <= entry.options.to_dict().items()
+                assert (config.model.name, config.model.dim) == (model, 64)
+                length = 5 if model == "caser" else max_len
+                assert config.model.options.to_dict() == {
+                    "max_len": length,
+                    "dropout": dropout,
+                    **MODEL_OPTIONS[model],
+                }
+                schedule = (batch, 200 if loss == "ce" else 300, 5)
+                if (dataset, model) == ("yelp", "caser") and column == 0:
+                    schedule = (batch, 50, 1)
+                assert (config.train.batch_size, config.train.epochs, config.train.eval_every) == schedule
+
+    @pytest.mark.parametrize(("dataset", "lr", "dropout"), [("beauty", 5e-4, 0.5), ("ml_1m", 1e-3, 0.1)])
+    def test_sasrec_plus_reads_twenty_items(self, dataset, lr, dropout):
+        config = config_of(dataset, "sasrec_plus_sce")
+        entry = config.variants.sasrec_plus_sce
+        assert entry.options.samples == "prefixes" and entry.hparams.alpha == 100.0
+        assert (entry.hparams.lr, entry.hparams.weight_decay) == (lr, 1e-6)
+        options = {"max_len": 20, "dropout": dropout, "n_heads": 1, "n_blocks": 2}
+        assert config.model.options.to_dict() == options and config.model.name == "sasrec"
+        assert (config.train.batch_size, config.train.epochs) == (512, 300)
+
+    def test_importance_sampling_is_the_papers_and_by_popularity_the_usual_one(self):
+        config = config_of("beauty", "sasrec_is,sasrec_is_popularity,sasrec_ssm")
+        options = {name: entry.options.to_dict() for name, entry in config.variants.items()}
+        assert options["sasrec_is"]["loss"] == "importance_sampling"
+        assert options["sasrec_is_popularity"] == options["sasrec_is"] | {
+            "loss": "importance_sampled_softmax",
+            "negatives": "popularity",
+        }
+        assert options["sasrec_ssm"]["loss"] == "scaled_cross_entropy"
 
     def test_several_variants_keep_their_own_schedule(self):
         config = config_of("yelp", "caser_ce,sasrec_ce")
-        assert config.train.epochs == config.train.eval_every == 0
-        # Both have this one.
-        assert config.train.batch_size == 512
+        # They agree on the batch, and on it alone.
+        assert (config.train.epochs, config.train.eval_every, config.train.batch_size) == (0, 0, 512)
         alone = experiment.only(config, "caser_ce")
         assert (alone.train.epochs, alone.train.eval_every, alone.train.batch_size) == (50, 1, 512)
         config.train.epochs = 7
         assert experiment.only(config, "sasrec_ce").train.epochs == 7
+
+    def test_variants_of_one_model_share_it(self):
+        config = config_of("own_sequences", "sasrec_ce,sasrec_sce")
+        # Flags change it for both.
+        assert config.model.name == "sasrec" and config.model.options.max_len == 50
+        assert all(not entry.model for entry in config.variants.values())
+        several = config_of("own_sequences", "sasrec_ce,gru4rec_ce")
+        assert several.variants.gru4rec_ce.model.name == "gru4rec"

@@ -140,8 +140,9 @@ class Dataset:
         notes: what a reader or a split wants said in the report, one line each.
         held_out: the parts, of ``"validation"`` and ``"test"``, that a split took out of the log. They are as biased
             as it is, and what is in them was seen; other parts came with the dataset.
-        context: events after the training log that are neither learnt from nor asked for, but known before a later
-            target: they stand in the histories that targets are predicted from. A split by time makes it; else None.
+        context: events after the training log that are neither learnt from nor asked for, but known: they stand in the
+            histories that later targets, and recommendations when all is known, are predicted from. A split by time
+            makes it; else None.
     """
 
     name: str

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_broadcastable
 from debias_jax._reduce import fill_masked, safe_reduce
-from debias_jax.losses.sampled import check_sampled, drawn
+from debias_jax.losses.sampled import check_sampled, drawn, sum_of_softplus
 from debias_jax.types import Array, ReduceFn
 
 
@@ -74,7 +74,7 @@ def noise_contrastive(
     pos, neg, counts = fill_masked(pos, where), fill_masked(neg, where), drawn(counts, where)
     shift = jnp.log(jnp.asarray(n_items, dtype)) - _log_n_samples(neg, counts) - c
     shift = jnp.broadcast_to(shift, shape)
-    values = jax.nn.softplus(-(pos + shift)) + _sum_over_samples(neg + shift[..., None], counts)
+    values = jax.nn.softplus(-(pos + shift)) + sum_of_softplus(neg + shift[..., None], counts)
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
 
 
@@ -122,7 +122,7 @@ def negative_sampling(
     """
     check_sampled(pos, neg, counts, weights, where)
     pos, neg, counts = fill_masked(pos, where), fill_masked(neg, where), drawn(counts, where)
-    values = jax.nn.softplus(-pos) + _sum_over_samples(neg, counts)
+    values = jax.nn.softplus(-pos) + sum_of_softplus(neg, counts)
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
 
 
@@ -187,7 +187,7 @@ def gbce(
     n_samples = jnp.asarray(neg.shape[-1], dtype) if counts is None else jnp.sum(counts, axis=-1)
     rate = n_samples / (jnp.asarray(n_items, dtype) - 1.0)
     beta = 1.0 - jnp.asarray(t, dtype) * (1.0 - rate)
-    values = beta * jax.nn.softplus(-pos) + _sum_over_samples(neg, counts)
+    values = beta * jax.nn.softplus(-pos) + sum_of_softplus(neg, counts)
     return safe_reduce(values / (n_samples + 1.0), weights=weights, where=where, reduce_fn=reduce_fn)
 
 
@@ -201,11 +201,3 @@ def _log_n_samples(neg: Array, counts: Array | None) -> Array:
     if counts is None:
         return jnp.log(jnp.asarray(neg.shape[-1], neg.dtype))
     return jnp.log(jnp.sum(counts, axis=-1))
-
-
-def _sum_over_samples(neg: Array, counts: Array | None) -> Array:
-    """Sum of -log(1 - sigmoid(s)), each as often as it was drawn; what was not drawn is not read."""
-    if counts is None:
-        return jnp.sum(jax.nn.softplus(neg), axis=-1)
-    taken = counts > 0
-    return jnp.sum(jnp.where(taken, counts * jax.nn.softplus(jnp.where(taken, neg, 0.0)), 0.0), axis=-1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_broadcastable, check_float, check_mask, check_same_shape, check_samples
 from debias_jax._reduce import fill_masked, safe_reduce
+from debias_jax.losses.sampled import check_sampled, drawn, mean_of_softplus
 from debias_jax.types import Array, ReduceFn
 
 
@@ -12,6 +13,7 @@ def bpr(
     pos: Array,
     neg: Array,
     *,
+    counts: Array | None = None,
     weights: Array | None = None,
     where: Array | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
@@ -25,16 +27,19 @@ def bpr(
     Args:
         pos: ``[...]`` scores of the positive items.
         neg: ``[..., K]`` scores of K sampled items for each.
+        counts: ``[..., K]``, how often each was drawn; 0 leaves it out, and the mean is over the draws. No gradient is
+            taken.
         weights: factor of each example, a scalar or ``[...]``; a mean divides by the number of examples, not
             by the sum of the weights.
         where: boolean ``[...]``, False for padding.
         reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the examples.
 
     Returns:
-        The reduced loss, or ``[...]`` with ``reduce_fn=None``; 0 where everything is masked.
+        The reduced loss, or ``[...]`` with ``reduce_fn=None``; 0 where everything is masked. An example whose counts
+        are all 0 has the loss 0.
 
     Raises:
-        TypeError: scores or weights are not floating, ``where`` is not boolean.
+        TypeError: scores, ``counts`` or weights are not floating, ``where`` is not boolean.
         ValueError: ``neg`` is not ``pos.shape + (K,)`` with ``K >= 1``, or another shape does not fit
             ``pos``.
 
@@ -50,12 +55,9 @@ def bpr(
         Feedback", UAI 2009, section 4.1 (without its regulariser). With K > 1 the mean over the samples is
         taken.
     """
-    check_float(pos=pos, neg=neg, weights=weights)
-    check_samples(jnp.shape(pos), neg=neg)
-    check_broadcastable(jnp.shape(pos), weights=weights)
-    check_mask(where, jnp.shape(pos))
-    pos, neg = fill_masked(pos, where), fill_masked(neg, where)
-    values = jnp.mean(jax.nn.softplus(neg - pos[..., None]), axis=-1)
+    check_sampled(pos, neg, counts, weights, where)
+    pos, neg, counts = fill_masked(pos, where), fill_masked(neg, where), drawn(counts, where)
+    values = mean_of_softplus(neg - pos[..., None], counts)
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
 
 

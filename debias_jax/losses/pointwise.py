@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from debias_jax._checks import check_broadcastable, check_float, check_mask, check_samples
 from debias_jax._reduce import fill_masked, safe_reduce
+from debias_jax.losses.sampled import check_sampled, drawn, mean_of_softplus
 from debias_jax.types import Array, ReduceFn
 
 
@@ -12,6 +12,7 @@ def bce(
     pos: Array,
     neg: Array,
     *,
+    counts: Array | None = None,
     weights: Array | None = None,
     where: Array | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
@@ -26,16 +27,19 @@ def bce(
     Args:
         pos: ``[...]`` logits of the positive items.
         neg: ``[..., K]`` logits of K sampled items for each.
+        counts: ``[..., K]``, how often each was drawn; 0 leaves it out, and the mean is over the draws. No gradient is
+            taken.
         weights: factor of each example, a scalar or ``[...]``; a mean divides by the number of examples, not
             by the sum of the weights.
         where: boolean ``[...]``, False for padding.
         reduce_fn: ``jnp.mean``, ``jnp.sum``, or None for the values of the examples.
 
     Returns:
-        The reduced loss, or ``[...]`` with ``reduce_fn=None``; 0 where everything is masked.
+        The reduced loss, or ``[...]`` with ``reduce_fn=None``; 0 where everything is masked. Of an example whose counts
+        are all 0 the part of the positive is left.
 
     Raises:
-        TypeError: logits or weights are not floating, ``where`` is not boolean.
+        TypeError: logits, ``counts`` or weights are not floating, ``where`` is not boolean.
         ValueError: ``neg`` is not ``pos.shape + (K,)`` with ``K >= 1``, or another shape does not fit
             ``pos``.
 
@@ -49,10 +53,7 @@ def bce(
     References:
         Kang, McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section III.E (there K = 1).
     """
-    check_float(pos=pos, neg=neg, weights=weights)
-    check_samples(jnp.shape(pos), neg=neg)
-    check_broadcastable(jnp.shape(pos), weights=weights)
-    check_mask(where, jnp.shape(pos))
-    pos, neg = fill_masked(pos, where), fill_masked(neg, where)
-    values = jax.nn.softplus(-pos) + jnp.mean(jax.nn.softplus(neg), axis=-1)
+    check_sampled(pos, neg, counts, weights, where)
+    pos, neg, counts = fill_masked(pos, where), fill_masked(neg, where), drawn(counts, where)
+    values = jax.nn.softplus(-pos) + mean_of_softplus(neg, counts)
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax._checks import check_broadcastable, check_float, check_mask, check_same_shape, check_samples
-from debias_jax._reduce import fill_masked, safe_reduce
+from debias_jax._reduce import fill_masked, safe_divide, safe_reduce
 from debias_jax.types import Array, ReduceFn
 
 
@@ -180,6 +180,21 @@ def check_sampled(
 def drawn(counts: Array | None, where: Array | None) -> Array | None:
     """``counts`` as the losses use them: no gradient, and nothing read where an example is masked."""
     return None if counts is None else fill_masked(jax.lax.stop_gradient(counts), where, fill=1.0)
+
+
+def sum_of_softplus(neg: Array, counts: Array | None) -> Array:
+    """Sum over the last axis of log(1 + e^s), each as often as it was drawn; what was not drawn is not read."""
+    if counts is None:
+        return jnp.sum(jax.nn.softplus(neg), axis=-1)
+    taken = counts > 0
+    return jnp.sum(jnp.where(taken, counts * jax.nn.softplus(jnp.where(taken, neg, 0.0)), 0.0), axis=-1)
+
+
+def mean_of_softplus(neg: Array, counts: Array | None) -> Array:
+    """``sum_of_softplus`` by the number of draws; 0 where nothing was drawn."""
+    if counts is None:
+        return jnp.mean(jax.nn.softplus(neg), axis=-1)
+    return safe_divide(sum_of_softplus(neg, counts), jnp.sum(counts, axis=-1))
 
 
 def log_sum_of_samples(neg: Array, counts: Array | None, candidates: Array | None = None) -> Array:

@@ -81,7 +81,10 @@ def row_adam() -> Callable[[dict[str, Array]], optax.GradientTransformation]:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return RowAdam(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
 
-    return lambda hparams: optax.GradientTransformation(init, optax.identity().update)
+    def update(updates, state, params=None):
+        raise TypeError("row_adam only starts the state; steps of single rows are taken by adam_step")
+
+    return lambda hparams: optax.GradientTransformation(init, update)
 
 
 def adam_step(

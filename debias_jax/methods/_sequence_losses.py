@@ -23,7 +23,7 @@ class Loss(NamedTuple):
         hparams: its numeric hyperparameters.
         pool: what its negatives are drawn from if nothing is said.
         n_negatives: how many.
-        counted: whether ``value`` reads ``counts``, the multiplicities of the negatives.
+        needs_negative: whether a position of which no negative is left says nothing, and is no part of the mean.
     """
 
     value: Callable[..., Array] | None = None
@@ -31,27 +31,34 @@ class Loss(NamedTuple):
     hparams: Mapping[str, float] = MappingProxyType({})
     pool: str | None = None
     n_negatives: int | None = None
-    counted: bool = False
+    needs_negative: bool = False
 
 
-def _sampled(function, *names: str, n_items: bool = False, counted: bool = True):
+def _sampled(function, *names: str, n_items: bool = False):
     """A loss of (pos, neg) with hyperparameters of these names."""
 
     def value(pos, neg, log_q_pos, log_q_neg, counts, hparams, size):
         del log_q_pos, log_q_neg
         options = {name: hparams[name] for name in names} | ({"n_items": size} if n_items else {})
-        if counted:
-            options["counts"] = counts
-        return function(pos, neg, **options, reduce_fn=None)
+        return function(pos, neg, counts=counts, **options, reduce_fn=None)
 
     return value
 
 
-def _importance(pos, neg, log_q_pos, log_q_neg, counts, hparams, size):
-    del hparams, size
-    return losses.importance_sampled_softmax(
-        pos, neg, log_q_pos=log_q_pos, log_q_neg=log_q_neg, counts=counts, reduce_fn=None
-    )
+def _importance(*, positive_in_sum: bool):
+    def value(pos, neg, log_q_pos, log_q_neg, counts, hparams, size):
+        del hparams, size
+        return losses.importance_sampled_softmax(
+            pos,
+            neg,
+            log_q_pos=log_q_pos,
+            log_q_neg=log_q_neg,
+            counts=counts,
+            positive_in_sum=positive_in_sum,
+            reduce_fn=None,
+        )
+
+    return value
 
 
 def _truncated(scores, targets, hparams):
@@ -66,34 +73,39 @@ LOSSES = {
         hparams={"alpha": 100.0},
         pool="uniform",
         n_negatives=100,
-        counted=True,
     ),
     "noise_contrastive": Loss(
         _sampled(losses.noise_contrastive, "c", n_items=True),
         hparams={"c": 10.0},
         pool="uniform",
         n_negatives=100,
-        counted=True,
     ),
-    "negative_sampling": Loss(
-        _sampled(losses.negative_sampling), pool="uniform", n_negatives=100, counted=True
+    "negative_sampling": Loss(_sampled(losses.negative_sampling), pool="uniform", n_negatives=100),
+    "importance_sampled_softmax": Loss(_importance(positive_in_sum=True), pool="popularity", n_negatives=100),
+    "importance_sampling": Loss(
+        _importance(positive_in_sum=False), pool="uniform", n_negatives=100, needs_negative=True
     ),
-    "importance_sampled_softmax": Loss(_importance, pool="popularity", n_negatives=100, counted=True),
-    "bce": Loss(_sampled(losses.bce, counted=False), pool="unseen", n_negatives=1),
-    "bpr": Loss(_sampled(losses.bpr, counted=False), pool="unseen", n_negatives=1),
+    "bce": Loss(_sampled(losses.bce), pool="unseen", n_negatives=1),
+    "bpr": Loss(_sampled(losses.bpr), pool="unseen", n_negatives=1, needs_negative=True),
     "gbce": Loss(
         _sampled(losses.gbce, "t", n_items=True),
         hparams={"t": 0.75},
         pool="unseen",
         n_negatives=256,
-        counted=True,
     ),
 }
 """The losses by name."""
 
 
+def positions_that_count(spec: Loss, where: Array, draw: Draw) -> Array:
+    """``where`` without the positions that have no negative, if the loss needs one, ``[n]``."""
+    if not spec.needs_negative or draw.where is None:
+        return where
+    return where & jnp.any(draw.where, axis=-1)
+
+
 def shared_total(spec: Loss, encoded, targets, where, table, draw: Draw, hparams, n_items: int) -> Array:
-    """Sum of the loss of all positions on the same drawn items."""
+    """Sum of the loss of the positions in ``where`` on the same drawn items."""
     values = values_of_draws(
         spec, encoded, targets, table, draw, hparams, encoded @ table[draw.items].T, n_items
     )
@@ -127,11 +139,7 @@ def values_of_draws(
     """The loss of drawn items by their scores ``[n, K]``."""
     pos = jnp.sum(encoded * table[targets], axis=-1)
     counts = None if draw.where is None else draw.where.astype(neg.dtype)
-    values = spec.value(pos, neg, draw.log_q_pos, draw.log_q, counts, hparams, n_items)
-    if spec.counted or draw.where is None:
-        return values
-    # A loss that cannot leave a draw out leaves the position out.
-    return jnp.where(jnp.all(draw.where, axis=-1), values, 0.0)
+    return spec.value(pos, neg, draw.log_q_pos, draw.log_q, counts, hparams, n_items)
 
 
 def values_by_counts(spec: Loss, encoded, targets, table, draw: Draw, context: Context) -> Array:

@@ -14,6 +14,7 @@ from debias_jax.methods._sequence_losses import (
     LOSSES,
     Loss,
     full_total,
+    positions_that_count,
     shared_total,
     values_by_counts,
     values_of_draws,
@@ -73,27 +74,33 @@ def next_item(
             ``models.two_tower``), which knows the user but no history.
         loss: a name of ``debias_jax.losses``: ``"cross_entropy"``, ``"truncated_cross_entropy"``,
             ``"scaled_cross_entropy"``, ``"noise_contrastive"``, ``"negative_sampling"``,
-            ``"importance_sampled_softmax"``, ``"bce"``, ``"bpr"`` or ``"gbce"``.
+            ``"importance_sampled_softmax"``, ``"bce"``, ``"bpr"`` or ``"gbce"``; or ``"importance_sampling"``, that is
+            ``importance_sampled_softmax`` without the positive in the sum, as the paper writes it.
         negatives: what a sampled loss draws, with replacement: ``"uniform"``: all items alike; ``"popularity"``: in
             proportion to how often they occur; ``"unseen"``: alike among the items outside the user's training
-            history; ``"in_batch"``: targets of the batch. None for what is usual: ``"unseen"`` for ``bce``, ``bpr`` and
-            ``gbce``, ``"popularity"`` for ``importance_sampled_softmax``, else ``"uniform"``.
+            history; ``"in_batch"``: targets of the batch, whose log q is that of all training events. None for what is
+            usual: ``"unseen"`` for ``bce``, ``bpr`` and ``gbce``, ``"popularity"`` for ``importance_sampled_softmax``,
+            else ``"uniform"``. The importance-sampled losses alone correct by log q; ``noise_contrastive`` holds for
+            uniform noise only.
         n_negatives: K; None for 1 with ``bce`` and ``bpr``, 256 with ``gbce``, else 100.
         shared: whether all positions of a batch share their K negatives, which is far cheaper; else each position
             draws its own. ``"in_batch"`` negatives are always shared, ``"unseen"`` never.
         exclude_target: whether the target of a position is kept out of its negatives. The published programs do not.
+            A position that is left without negatives has of ``bce``, ``gbce`` and ``negative_sampling`` the part of the
+            positive, of the softmax losses 0; of ``bpr`` and ``importance_sampling`` it does not count.
         samples: ``"windows"``, ``"prefixes"``, ``"cloze"`` or ``"events"``, see ``SequenceFrame``; None for ``"cloze"``
             with a model that has a mask token, ``"prefixes"`` with one that encodes the last slot alone, ``"events"``
             with one that has no history, else ``"windows"``.
         lengths: of the arrays that hold histories, ascending to ``model.max_len``; None for 4, 8, 16, 32 ... The
-            gradient does not depend on them.
+            gradient does not depend on them, except by the draws of dropout.
         truncate: see ``SequenceFrame``.
         min_items: see ``SequenceFrame``.
         batch_size: samples a step at most; the batches of an epoch are equally large up to one sample.
         chunk: positions whose scores are held at once; None for as many as make four million scores.
         scoring: of negatives that each position draws for itself: ``"gather"`` their vectors, ``"dense"``: one product
             with the whole table and the number of times that each item was drawn (the same loss and gradient, and
-            faster where K is not far below the number of items), ``"auto"`` for the cheaper one.
+            faster where K is not far below the number of items), ``"auto"`` for the cheaper one. With other
+            negatives, or none, there is nothing to choose.
         sparse: whether a step reads and moves only the rows of the items that stand in its batch or are drawn, by
             Adam with moments of their own (``torch.optim.SparseAdam``'s rule): for catalogues of millions, with
             ``shared`` negatives. Else every row decays and moves by its momentum in every step, as published.
@@ -128,6 +135,12 @@ def next_item(
     frame = _frame(model, samples, lengths, truncate, min_items, pairs=pairs)
     pool, n = _checked_negatives(loss, spec, negatives, n_negatives, shared, exclude_target)
     shared = shared or pool == "in_batch"
+    if scoring != "auto" and (shared or spec.value is None):
+        raise ConfigError(
+            f"scoring={scoring!r} is of negatives that each position draws for itself, and "
+            + ("here a batch shares them" if shared else f"{loss} draws none")
+            + "; leave scoring out"
+        )
     if sparse and not (shared and frame.samples in ("windows", "prefixes") and model.resized is not None):
         raise ConfigError(
             "sparse=True needs negatives that a batch shares (shared=True) and a model of histories that reads them "
@@ -167,39 +180,55 @@ def next_item(
         targets, where, users = _positions(asked)
         table = model.output_table(params["prediction"])
         n_items = table.shape[0]
-        count = jnp.sum(where, dtype=encoded.dtype)
         if spec.value is None:
             total = full_total(spec, encoded, table, targets, where, context.hparams, chunk)
-            return total, count
+            return total, jnp.sum(where, dtype=encoded.dtype)
         if shared:
             draw = draw_for_all(context, targets, where)
-            return shared_total(spec, encoded, targets, where, table, draw, context.hparams, n_items), count
+            where = positions_that_count(spec, where, draw)
+            total = shared_total(spec, encoded, targets, where, table, draw, context.hparams, n_items)
+            return total, jnp.sum(where, dtype=encoded.dtype)
 
         key = jax.random.fold_in(context.key, len(frame.edges))
-        dense = spec.counted and (scoring == "dense" or (scoring == "auto" and n > _DENSE_FROM * n_items))
+        dense = scoring == "dense" or (scoring == "auto" and n > _DENSE_FROM * n_items)
+        slots = jnp.arange(targets.shape[0], dtype=jnp.int32)
+        sizes = {
+            "chunk": chunk or max(1, SCORES_PER_CHUNK // (n_items if dense else n * table.shape[1])),
+            "where": where,
+        }
 
-        def values_of(table, inputs):
-            encoded, targets, users, slots = inputs
+        def draw_of(users, targets, slots) -> Draw:
             # Chunks differ by their first slot.
             own_key = jax.random.fold_in(key, slots[0])
-            draw = draw_each(
+            return draw_each(
                 own_key, context.data, users, targets, pool=pool, n=n, exclude_target=exclude_target
             )
-            if dense:
-                return values_by_counts(spec, encoded, targets, table, draw, context)
-            neg = jnp.einsum("nd,nkd->nk", encoded, table[draw.items])
-            return values_of_draws(spec, encoded, targets, table, draw, context.hparams, neg, n_items)
 
-        slots = jnp.arange(targets.shape[0], dtype=jnp.int32)
+        def values_of(table, inputs):
+            encoded, *asked_for = inputs
+            targets = asked_for[1]
+            draw = draw_of(*asked_for)
+            if dense:
+                values = values_by_counts(spec, encoded, targets, table, draw, context)
+            else:
+                neg = jnp.einsum("nd,nkd->nk", encoded, table[draw.items])
+                values = values_of_draws(spec, encoded, targets, table, draw, context.hparams, neg, n_items)
+            counted = positions_that_count(spec, jnp.ones(targets.shape, bool), draw)
+            return jnp.where(counted, values, 0.0)
+
+        def counts_of(nothing, inputs):
+            del nothing
+            ones = jnp.ones(inputs[0].shape, bool)
+            return positions_that_count(spec, ones, draw_of(*inputs)).astype(encoded.dtype)
+
         total = losses.in_chunks(
-            values_of,
-            table,
-            (encoded, targets, users, slots),
-            chunk=chunk or max(1, SCORES_PER_CHUNK // (n_items if dense else n * table.shape[1])),
-            where=where,
-            reduce_fn=jnp.sum,
+            values_of, table, (encoded, users, targets, slots), **sizes, reduce_fn=jnp.sum
         )
-        return total, count
+        may_lack = pool == "unseen" or (exclude_target and pool == "popularity")
+        if not (spec.needs_negative and may_lack):
+            return total, jnp.sum(where, dtype=encoded.dtype)
+        # The same draws once more, which cost little beside the scores.
+        return total, losses.in_chunks(counts_of, (), (users, targets, slots), **sizes, reduce_fn=jnp.sum)
 
     def predict(state: TrainState, users: Array, histories: Array) -> Array:
         return model.apply(state.params["prediction"], histories, users)
@@ -211,7 +240,10 @@ def next_item(
         draw = draw_for_all(context, targets, where)
         n_items = data.counts.shape[0]
         read = [sequences.histories.reshape(-1) for sequences in asked.values()]
-        items = distinct_items(jnp.concatenate([*read, targets, draw.items]), n_items=n_items)
+        # Where there is no target a 0 stands, which is an item.
+        read += [jnp.where(where, targets, n_items), draw.items]
+        items = distinct_items(jnp.concatenate(read), n_items=n_items)
+        where = positions_that_count(spec, where, draw)
         small = model.resized(items.rows.shape[0])
         local = {
             number: sequences._replace(histories=items.local(sequences.histories))
@@ -322,6 +354,11 @@ def _checked_negatives(
     if shared and pool == "unseen":
         raise ConfigError(
             "shared=True: positions of different users share no unseen items; take negatives='uniform'"
+        )
+    if loss == "noise_contrastive" and pool != "uniform":
+        raise ConfigError(
+            f"noise_contrastive holds for uniform noise, and negatives={pool!r} is other noise; take "
+            "negatives='uniform', or importance_sampled_softmax, which corrects by log q, or scaled_cross_entropy"
         )
     n = spec.n_negatives if n_negatives is None else n_negatives
     if n < 1:

@@ -33,8 +33,8 @@ def caser(
         z &= \operatorname{ReLU}(W_1 [v; o] + b_1), \qquad s_{uv} = W_{2,v}^\top [z; U_u] + b_{2,v}
 
     with dropout of :math:`[v; o]`. Items are scored against a table of their own. A history shorter than L is filled up
-    with pads, whose row of the table the filters read; it stays as it started. ``encode`` gives one vector for a
-    history, with a 1 at its end, as ``item_tower`` has the bias there.
+    with pads, whose row of the table the filters read; it has no gradient, and only weight decay moves it. ``encode``
+    gives one vector for a history, with a 1 at its end, as ``item_tower`` has the bias there.
 
     An id out of range makes the scores of its row NaN.
 

@@ -31,7 +31,7 @@ def fmlp_rec(
     with the real Fourier transform :math:`\mathcal F` along the slots and complex weights :math:`W`. Dropout acts on
     the embeddings and on what each filter and each feed-forward gives. A filter is circular: every slot sees every
     other, so that only the last is scored, and ``encode`` gives one vector for a history. A history shorter than L is
-    filled up with pads, which are seen too; their row of the table stays as it started.
+    filled up with pads, which are seen too; their row of the table has no gradient, and only weight decay moves it.
 
     An id out of range makes the scores of its row NaN.
 

@@ -74,7 +74,6 @@ def mf(n_users: int, n_items: int, *, dim: int, bias: bool = False, init_scale: 
         user_tower=user_tower,
         item_tower=item_tower,
         output_table=output_table,
-        resized=lambda size: mf(n_users, size, dim=dim, bias=bias, init_scale=init_scale),
     )
 
 

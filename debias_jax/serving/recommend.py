@@ -1,5 +1,6 @@
 """Top-k recommendations in raw ids from a bundle."""
 
+import dataclasses
 import difflib
 import functools
 import heapq
@@ -204,7 +205,8 @@ def recommend_next(
     """The ``k`` likeliest next items after a history, for whoever has it.
 
     Args:
-        score: ``(params, histories [1, l]) -> scores [1, n_items]``.
+        score: ``(params, histories [1, l]) -> scores [1, n_items]``. Pass the same function each time: it is compiled
+            once.
         bundle: a loaded bundle.
         history: raw item ids, the newest last; older ones than the last ``length`` only count as seen.
         length: l, what the model reads; a shorter history is padded on the left with ``n_items``.
@@ -249,11 +251,7 @@ def recommend_next(
     newest = np.full((1, length), n_items, np.int32)
     newest[0, max(0, length - len(codes)) :] = codes[-length:]
 
-    def of_history(params: Params, histories: Array, items: Array) -> Array:
-        del items
-        return score(params, histories[:, 0])
-
-    values, indices, bad_item = _top(of_history, bundle.params, newest, hidden, k)
+    values, indices, bad_item = _top(_OfHistories(score), bundle.params, newest, hidden, k)
     if int(bad_item[0]) < n_items:
         raise DivergedError(
             f"the score of item {bundle.items.ids[int(bad_item[0])]!r} is not finite; the model diverged, train it "
@@ -264,6 +262,17 @@ def recommend_next(
         Recommendation(item, float(value), rank)
         for rank, (item, value) in enumerate(zip(found, np.asarray(values[0]), strict=True), start=1)
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfHistories:
+    """A score of histories as ``_top`` calls it; equal for one function, so that it is compiled once."""
+
+    score: Callable[[Params, Array], Array]
+
+    def __call__(self, params: Params, histories: Array, items: Array) -> Array:
+        del items
+        return self.score(params, histories[:, 0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -109,14 +109,15 @@ TIMELINE = [
 
 
 @pytest.mark.parametrize(
-    ("targets", "validation", "test", "context", "before"),
+    ("targets", "validation", "test", "context", "between", "before"),
     [
-        # Of validation user 0's later events are known before the test; events after a test target are of no use.
+        # Of validation user 0's later events are known before the test; an event after the test target is not.
         (
             "first",
             [(0, 1, 6), (1, 0, 8)],
             [(0, 2, 9), (1, 2, 10)],
-            [(0, 3, 7), (0, 0, 8)],
+            [(0, 3, 7), (0, 0, 8), (0, 1, 11)],
+            2,
             ({0: [0, 2], 1: [1, 3], 2: [0]}, {0: [0, 2, 1, 3, 0], 1: [1, 3, 0], 2: [0]}),
         ),
         (
@@ -124,12 +125,13 @@ TIMELINE = [
             [(0, 0, 8), (1, 0, 8)],
             [(1, 2, 10), (0, 1, 11)],
             [(0, 1, 6), (0, 3, 7), (0, 2, 9)],
+            3,
             ({0: [0, 2, 1, 3], 1: [1, 3], 2: [0]}, {0: [0, 2, 1, 3, 0, 2], 1: [1, 3, 0], 2: [0]}),
         ),
     ],
 )
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_global_time_split(targets, validation, test, context, before, shuffled, rng):
+def test_global_time_split(targets, validation, test, context, between, before, shuffled, rng):
     triples = [TIMELINE[row] for row in rng.permutation(15)] if shuffled else TIMELINE
     data = as_dataset(log_of(triples))
     split = sequences.global_time_split(data, validation=5 / 15, test=5 / 15, targets=targets)
@@ -141,13 +143,13 @@ def test_global_time_split(targets, validation, test, context, before, shuffled,
     assert (known_before(split, "validation"), known_before(split, "test")) == before
     assert (split.users.ids, split.items.ids) == (("0", "1", "2"), ("0", "1", "2", "3"))
     assert split.held_out == ("validation", "test")
-    unused = 8 - len(context) - 4 - 1
     assert split.notes == (
         f"validation: 5 events from time 6, the {targets} of each of 2 users is the target",
         "validation: 1 events of users or items without a training event dropped",
         f"test: 5 events from time 9, the {targets} of each of 2 users is the target",
         "test: 2 events of users or items without a training event dropped",
-        f"{len(context)} events between are context of a later target, {unused} after a target unused",
+        f"{len(context)} other events are context: {between} of a later target, the rest of what is asked for when "
+        "all is known",
         "3 events repeat an earlier pair: rank with mask_seen='none', a target may have been seen",
     )
     assert sequences.has_repeats(split)

@@ -134,6 +134,8 @@ def test_importance_sampled_softmax_without_the_positive_in_its_sum():
 
 
 COUNTED = {
+    "bce": {},
+    "bpr": {},
     "scaled_cross_entropy": {"alpha": 3.0},
     "noise_contrastive": {"c": 1.5, "n_items": 9},
     "negative_sampling": {},
@@ -180,8 +182,21 @@ def test_a_count_of_zero_leaves_a_sample_out_whatever_it_holds(name):
     assert all(np.isfinite(leaf).all() for leaf in gradients)
     np.testing.assert_array_equal(np.asarray(gradients[1])[np.asarray(counts) == 0], 0.0)
     # Without any sample the softmax kinds have nothing to tell the positive from.
-    if name in ("scaled_cross_entropy", "importance_sampled_softmax", "noise_contrastive"):
+    if name in ("bpr", "scaled_cross_entropy", "importance_sampled_softmax", "noise_contrastive"):
         assert values[1] == 0 and gradients[0][1] == 0
+    if name == "bce":
+        assert float(values[1]) == pytest.approx(np.log1p(np.exp(-0.25)), rel=1e-6)
+
+
+def test_bce_and_bpr_take_the_mean_over_the_draws_that_count():
+    pos, neg = jnp.array([1.0]), jnp.array([[0.0, 2.0, 5.0]])
+    counts = jnp.array([[3.0, 1.0, 0.0]])
+    drawn = (3 * np.log1p(np.exp(0.0)) + np.log1p(np.exp(2.0))) / 4
+    assert float(losses.bce(pos, neg, counts=counts)) == pytest.approx(
+        np.log1p(np.exp(-1.0)) + drawn, rel=1e-6
+    )
+    drawn = (3 * np.log1p(np.exp(-1.0)) + np.log1p(np.exp(1.0))) / 4
+    assert float(losses.bpr(pos, neg, counts=counts)) == pytest.approx(drawn, rel=1e-6)
 
 
 def test_no_gradient_is_taken_of_counts():

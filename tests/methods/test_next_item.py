@@ -175,16 +175,23 @@ def test_cloze_asks_for_what_it_hides_and_shows_the_rest():
     assert np.isfinite(logs["loss"])
 
 
-SAMPLED = ("scaled_cross_entropy", "noise_contrastive", "negative_sampling", "importance_sampled_softmax")
+SAMPLED = {
+    "scaled_cross_entropy": {},
+    "noise_contrastive": {},
+    "negative_sampling": {},
+    "importance_sampled_softmax": {},
+    "importance_sampling": {"negatives": "popularity", "exclude_target": True},
+    "bce": {},
+    "bpr": {},
+}
 
 
 @pytest.mark.parametrize("loss", SAMPLED)
 def test_counts_over_all_items_and_gathered_items_are_one_loss(loss):
     steps = {}
     for scoring in ("gather", "dense"):
-        method = methods.next_item(
-            summing_model(10), loss=loss, n_negatives=5, scoring=scoring, chunk=6, batch_size=100
-        )
+        options = {"n_negatives": 5, "scoring": scoring, "chunk": 6, "batch_size": 100} | SAMPLED[loss]
+        method = methods.next_item(summing_model(10), loss=loss, **options)
         *_, after, logs = one_step(method)
         steps[scoring] = gradient(after)["item"], logs["loss"]
     np.testing.assert_allclose(steps["dense"][1], steps["gather"][1], rtol=1e-5)
@@ -216,6 +223,73 @@ def test_shared_negatives_stand_in_every_row():
     np.testing.assert_allclose(gradient(after)["item"], slope["item"], rtol=1e-4, atol=1e-6)
 
 
+def test_importance_sampling_leaves_the_positive_out_of_the_sum():
+    """With uniform draws: -s+ + log sum e^s- (Xu et al. 2024, Table 1), which has no lower bound."""
+    method = methods.next_item(
+        summing_model(10), loss="importance_sampling", n_negatives=4, shared=True, batch_size=100
+    )
+    before, _, _, logs = one_step(method)
+    key = jax.random.fold_in(jax.random.key(3), len(method.frame.edges))
+    drawn = np.asarray(jax.random.randint(key, (4,), 0, N_ITEMS, dtype=jnp.int32))
+    scores, targets = scores_and_targets(before.params["prediction"])
+    pos, neg = scores[np.arange(len(targets)), targets], scores[:, drawn]
+    np.testing.assert_allclose(logs["loss"], np.mean(np.log(np.exp(neg).sum(axis=1)) - pos), rtol=1e-5)
+
+
+def scores_and_targets(params):
+    pairs = pairs_of("windows", 10)
+    model = summing_model(10)
+    scores = [model.apply(params, jnp.asarray([history], jnp.int32))[0] for history, _ in pairs]
+    return np.asarray(scores, float), np.asarray([target for _, target in pairs])
+
+
+class TestPositionsWithoutNegatives:
+    def test_of_unseen_items(self):
+        """User 5 has seen all items. Where all scores are 0, a softplus is log 2."""
+        n, n_without = len(pairs_of("windows", 10)), len(HISTORIES[5]) - 1
+        for loss, wanted in (("bpr", 1.0), ("bce", (2 * n - n_without) / n)):
+            method = methods.next_item(summing_model(10), loss=loss, chunk=4, batch_size=100)
+            log = training.sequence_data(LOG, method.frame)
+            state = method.init(jax.random.key(1), log, {})
+            state = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
+            batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
+            _, logs = method.step(state, log, batch, jax.random.key(3))
+            np.testing.assert_allclose(logs["loss"], wanted * np.log(2), rtol=1e-6)
+
+    @pytest.mark.parametrize("loss", ["bpr", "bce", "importance_sampling"])
+    def test_of_targets_that_were_drawn(self, loss):
+        """Two draws of the batch's own items for all: a position keeps those that are not its target."""
+        method = methods.next_item(
+            summing_model(10),
+            loss=loss,
+            negatives="popularity",
+            n_negatives=2,
+            shared=True,
+            exclude_target=True,
+            batch_size=100,
+        )
+        before, _, _, logs = one_step(method)
+        key = jax.random.fold_in(jax.random.key(3), len(method.frame.edges))
+        log = training.sequence_data(LOG, method.frame)
+        drawn = np.asarray(log.items[jax.random.randint(key, (2,), 0, len(log.items), dtype=jnp.int32)])
+        scores, targets = scores_and_targets(before.params["prediction"])
+        share = np.bincount(LOG.train.items, minlength=N_ITEMS) / len(LOG.train)
+        values = []
+        for row, target in zip(scores, targets, strict=True):
+            left, pos = drawn[drawn != target], row[target]
+            if loss == "bce":
+                negative = np.mean(np.logaddexp(0, row[left])) if len(left) else 0.0
+                values.append(np.logaddexp(0, -pos) + negative)
+            elif len(left) and loss == "bpr":
+                values.append(np.mean(np.logaddexp(0, row[left] - pos)))
+            elif len(left):
+                estimate = np.sum(np.exp(row[left]) / share[left])
+                values.append(np.log(estimate) - (pos - np.log(share[target])))
+        left = [np.sum(drawn != target) for target in targets]
+        assert 0 in left or 1 in left
+        np.testing.assert_allclose(logs["loss"], np.mean(values), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
@@ -224,7 +298,7 @@ def test_shared_negatives_stand_in_every_row():
         ("gbce", {"n_negatives": 3}),
         ("importance_sampled_softmax", {"negatives": "in_batch", "n_negatives": 3, "exclude_target": True}),
         ("scaled_cross_entropy", {"negatives": "popularity", "n_negatives": 3, "exclude_target": True}),
-        ("noise_contrastive", {"negatives": "unseen", "n_negatives": 3}),
+        ("noise_contrastive", {"n_negatives": 3, "exclude_target": True}),
     ],
 )
 def test_every_loss_falls(loss, options):
@@ -327,6 +401,13 @@ class TestRefused:
             ({"lengths": (4, 8)}, "must be max_len = 10"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
             ({"scoring": "fast"}, "gather"),
+            ({"scoring": "dense"}, "cross_entropy draws none; leave scoring out"),
+            (
+                {"loss": "bpr", "negatives": "uniform", "shared": True, "scoring": "gather"},
+                "a batch shares them",
+            ),
+            ({"loss": "noise_contrastive", "negatives": "popularity"}, "corrects by log q"),
+            ({"loss": "noise_contrastive", "negatives": "in_batch"}, "holds for uniform noise"),
             ({"min_items": 0}, "min_items must be at least 1"),
         ],
     )
@@ -349,32 +430,53 @@ class TestSparse:
     OPTIONS = {"loss": "scaled_cross_entropy", "n_negatives": 3, "shared": True}
 
     @staticmethod
-    def model():
-        return models.gru4rec(N_ITEMS, dim=DIM, max_len=4)
+    def model(name="gru4rec"):
+        options = {"n_heads": 1, "n_blocks": 1} if name == "sasrec" else {}
+        return getattr(models, name)(N_ITEMS, dim=DIM, max_len=4, **options)
 
-    def steps(self, n, **options):
-        method = methods.next_item(self.model(), batch_size=2, **self.OPTIONS, **options)
+    def steps(self, n, name="gru4rec", **options):
+        method = methods.next_item(self.model(name), batch_size=2, **self.OPTIONS, **options)
         log = training.sequence_data(LOG, method.frame)
         states = [method.init(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.0})]
         batches = method.batches(log, jax.random.key(2))
         for number in range(n):
             batch = jax.tree.map(lambda x, number=number: x[number], batches)
             states.append(jax.jit(method.step)(states[-1], log, batch, jax.random.key(3 + number))[0])
-        return [state.params["prediction"] for state in states]
+        return states
 
-    def test_the_first_step_is_that_of_all_rows(self):
+    @pytest.mark.parametrize("name", ["gru4rec", "sasrec"])
+    def test_the_first_step_is_that_of_all_rows(self, name):
+        # By their gradients: a gradient of 0, as a bias of attention's keys has, is rounding that Adam blows up.
+        dense, sparse = (gradient(self.steps(1, name, **options)[1]) for options in ({}, {"sparse": True}))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), dense, sparse)
         # Before the first step there is no momentum by which other rows could move.
-        dense, sparse = self.steps(1)[1], self.steps(1, sparse=True)[1]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), dense, sparse)
+        if name == "gru4rec":
+            dense, sparse = (self.steps(1, name, **options)[1].params for options in ({}, {"sparse": True}))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), dense, sparse)
 
     def test_rows_outside_the_batch_stand_still(self):
-        start, first, second = self.steps(2, sparse=True)
+        start, first, second = (state.params["prediction"] for state in self.steps(2, sparse=True))
         moved = [
             np.any(np.asarray(a != b), axis=1)
             for a, b in ((start["item"], first["item"]), (first["item"], second["item"]))
         ]
         assert all(0 < rows[:N_ITEMS].sum() < N_ITEMS and not rows[N_ITEMS] for rows in moved)
         assert np.any(moved[0] != moved[1])
+
+    def test_padding_reads_no_item(self):
+        """Of positions without a target a 0 stands in the batch; item 0 stands nowhere in this log."""
+        log = log_of([[4, 2, 7, 5, 8, 1], [5, 3, 3], [6, 4]])
+        method = methods.next_item(
+            self.model(), loss="scaled_cross_entropy", negatives="in_batch", batch_size=9, sparse=True
+        )
+        log = training.sequence_data(log, method.frame)
+        before = method.init(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.5})
+        batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
+        after, _ = jax.jit(method.step)(before, log, batch, jax.random.key(3))
+        moved = np.any(
+            np.asarray(before.params["prediction"]["item"] != after.params["prediction"]["item"]), axis=1
+        )
+        assert moved[:N_ITEMS].tolist() == [False] + [True] * (N_ITEMS - 1)
 
     def test_a_row_that_is_read_again_goes_on_with_its_own_moments(self):
         items = _row_sparse.distinct_items(jnp.asarray([2, 4, 2, N_ITEMS]), n_items=N_ITEMS)

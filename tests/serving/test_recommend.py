@@ -4,7 +4,15 @@ import pytest
 
 from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import ConfigError, DataError, DivergedError
-from debias_jax.serving import Bundle, Recommendation, load_bundle, recommend, recommend_many, save_bundle
+from debias_jax.serving import (
+    Bundle,
+    Recommendation,
+    load_bundle,
+    recommend,
+    recommend_many,
+    recommend_next,
+    save_bundle,
+)
 
 N_USERS, N_ITEMS = 7, 6
 
@@ -199,6 +207,21 @@ def test_the_last_chunk_does_not_compile_again():
     recommend_many(traced, bundle, users, k=2, chunk=3)
     recommend_many(traced, bundle, users[::-1], k=2, chunk=3)
     assert traces == [(3, 1)]
+
+
+def test_questions_about_histories_compile_once():
+    traces = []
+
+    def traced(params, histories):
+        traces.append(histories.shape)
+        return params["items"][histories[:, -1]] @ params["items"].T
+
+    bundle = make()
+    answers = [
+        recommend_next(traced, bundle, history, length=3, k=2) for history in (["item1"], ["item0", "item4"])
+    ]
+    assert traces == [(1, 3)]
+    assert {row.item for row in answers[1]}.isdisjoint({"item0", "item4"})
 
 
 def test_answers_survive_a_round_trip_through_a_bundle(tmp_path):

@@ -101,8 +101,8 @@ def global_time_split(
     - ``targets="last"``, the user's last event of the part, predicted from all before it.
 
     Users and items without a training event are unknown to what is trained: their events are dropped, and the
-    vocabularies hold the others. Known events that are no targets but come before a later one are in ``context``;
-    ``histories_before`` puts them in their place.
+    vocabularies hold the others. Known events after the first moment that are no targets are in ``context``;
+    ``histories_before`` puts those before a target in their place, and the others are known to what is served.
 
     Args:
         dataset: an event log with timestamps, all of it in ``train``.
@@ -172,10 +172,11 @@ def global_time_split(
             notes.append(f"{name}: {unknown:,} events of users or items without a training event dropped")
     latest = np.full(log.n_users, np.iinfo(np.int64).min)
     np.maximum.at(latest, log.users[target], log.timestamps[target])
-    context = (part > 0) & known & ~target & (log.timestamps < latest[log.users])
-    unused = (part > 0) & known & ~target & ~context
+    context = (part > 0) & known & ~target
+    between = context & (log.timestamps < latest[log.users])
     notes.append(
-        f"{context.sum():,} events between are context of a later target, {unused.sum():,} after a target unused"
+        f"{context.sum():,} other events are context: {between.sum():,} of a later target, the rest of what is asked "
+        "for when all is known"
     )
     split = dataset.replace(
         train=log.take(part == 0),
