@@ -16,7 +16,7 @@ Program = Callable[[], object]
 
 def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float]) -> Program:
     """The first epoch of a method, compiled, always from the same state."""
-    train, key = training.train_data(log), training.run_key(0)
+    train, key = training.data_for(method, log), training.run_key(0)
     state = jax.jit(method.init)(key, train, dict(hparams))
     epoch = jax.jit(
         lambda state, train, key, number: training.train_epochs(

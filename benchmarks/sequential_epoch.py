@@ -23,9 +23,8 @@ import pathlib
 import resource
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from _measure import Program, measure, speedups
+from _measure import Program, measure, one_epoch, speedups
 
 from debias_jax import data, methods, models, training
 from debias_jax.data.types import Dataset
@@ -52,15 +51,7 @@ def ours(log: Dataset, case: str) -> Program:
     options = {"loss": "cross_entropy"}
     if case != "ce":
         options = {"loss": "scaled_cross_entropy", "n_negatives": NEGATIVES, "shared": case == "sce_shared"}
-    method = methods.next_item(model, batch_size=BATCH_SIZE, **options)
-    train, key = training.sequence_data(log, method.frame), training.run_key(0)
-    state = jax.jit(method.init)(key, train, HPARAMS)
-    epoch = jax.jit(
-        lambda state, train, key, number: training.train_epochs(
-            method, state, train, key, number, n_epochs=1
-        )[0]
-    )
-    return lambda: epoch(state, train, key, jnp.asarray(0, jnp.int32))
+    return one_epoch(methods.next_item(model, batch_size=BATCH_SIZE, **options), log, HPARAMS)
 
 
 def network(n_items: int):

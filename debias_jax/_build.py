@@ -251,9 +251,9 @@ def _mmoe(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -
 
 def _of_histories(name: str):
     """The maker of a model that reads histories."""
+    factory = getattr(models, name)
 
     def make(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
-        factory = getattr(models, name)
         if settings["features"]:
             raise ConfigError(f"model.features=True: {name} reads no features; set model.features=False")
         sizes = {"n_users": n_users, "n_items": n_items, "dim": settings["dim"]}
@@ -263,7 +263,8 @@ def _of_histories(name: str):
     return make
 
 
-SEQUENCE_MODELS = ("sasrec", "gru4rec", "caser", "bert4rec", "fmlp_rec")
+SEQUENCE_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "fmlp_rec")
+"""Models that read histories, in the order of the published tables."""
 
 MODELS = {
     "mf": _mf,

@@ -1,10 +1,14 @@
-"""Next-item models and losses as named variants, such as ``sasrec_ce``, for the configs of several datasets."""
+"""Next-item models and losses as named variants, such as ``sasrec_ce``, for the configs of several datasets.
+
+``sasrec_plus`` is SASRec trained on prefixes.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from debias_jax._build import SEQUENCE_MODELS
 from debias_jax._config import use_own_settings, variant
 
 
@@ -31,9 +35,6 @@ class Published(NamedTuple):
     eval_every: int = 5
     max_len: int | None = None
 
-
-SEQUENCE_MODELS = ("gru4rec", "caser", "sasrec", "bert4rec", "fmlp_rec")
-"""Models in the order of the tables; ``sasrec_plus`` is SASRec trained on prefixes."""
 
 SEQUENCE_LOSSES = ("ce", "bpr", "bce", "nce", "sce")
 """Losses in the order of the tables."""

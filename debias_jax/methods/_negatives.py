@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
+from debias_jax.methods._terms import log_shares
 from debias_jax.methods.sequences import SequenceData
 from debias_jax.types import Array, Key
 
@@ -27,12 +28,6 @@ class Draw(NamedTuple):
     log_q: Array
     log_q_pos: Array
     where: Array | None
-
-
-def log_popularity(data: SequenceData) -> Array:
-    """Log share of each item in the histories, ``[n_items]``; an item that does not occur counts as the rarest."""
-    rarest = jnp.min(jnp.where(data.counts > 0, data.counts, jnp.inf))
-    return jnp.log(jnp.maximum(data.counts, rarest) / jnp.sum(data.counts))
 
 
 def draw_each(
@@ -64,7 +59,7 @@ def draw_each(
         )
         return Draw(items, jnp.float32(0), jnp.float32(0), exists)
     items = _popular(key, data, shape)
-    log_q = log_popularity(data)
+    log_q = log_shares(data.counts)
     where = items != targets[:, None] if exclude_target else None
     return Draw(items, log_q[items], log_q[targets], where)
 
@@ -88,12 +83,12 @@ def draw_shared(
     if pool == "uniform":
         items = sampling.uniform_items(key, (n,), n_items=n_items)
     elif pool == "popularity":
-        items, log_q = _popular(key, data, (n,)), log_popularity(data)
+        items, log_q = _popular(key, data, (n,)), log_shares(data.counts)
     else:
         # The r-th position that has a target, r uniform.
         order = jnp.cumsum(where, dtype=jnp.int32)
         rank = jax.random.randint(key, (n,), 0, jnp.maximum(order[-1], 1), dtype=jnp.int32)
-        items, log_q = targets[jnp.searchsorted(order, rank + 1)], log_popularity(data)
+        items, log_q = targets[jnp.searchsorted(order, rank + 1)], log_shares(data.counts)
     counted = items[None, :] != targets[:, None] if exclude_target else None
     return Draw(items, log_q[items], log_q[targets], counted)
 

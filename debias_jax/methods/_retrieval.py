@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from debias_jax import sampling
 from debias_jax.errors import ConfigError
 from debias_jax.methods._score_matrix import ClickBatch, Clicks, Rows, ScoreMatrix
-from debias_jax.methods._terms import predict_logits, prediction_group
+from debias_jax.methods._terms import log_shares, predict_logits, prediction_group
 from debias_jax.methods.base import BatchesFn, Method, TrainData
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
 from debias_jax.models.base import Model
@@ -42,9 +42,7 @@ def click_batches(*, batch_size: int) -> BatchesFn:
 def log_popularity(data: TrainData) -> Array:
     """Log share of each item among the clicks, float32 ``[n_items]``; an item without clicks counts as the rarest."""
     # ``popularity`` is the root of counts over the largest count.
-    counts = data.popularity**2
-    rarest = jnp.min(jnp.where(counts > 0, counts, 1.0))
-    return jnp.log(jnp.where(counts > 0, counts, rarest)) - jnp.log(jnp.sum(counts))
+    return log_shares(data.popularity**2)
 
 
 BATCH_SIZE = 1024

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from debias_jax import losses
 from debias_jax.losses.chunked import SCORES_PER_CHUNK
-from debias_jax.methods._negatives import Draw, log_popularity
+from debias_jax.methods._negatives import Draw
+from debias_jax.methods._terms import log_shares
 from debias_jax.methods.recipes import Context
 from debias_jax.types import Array
 
@@ -152,5 +153,5 @@ def values_by_counts(spec: Loss, encoded, targets, table, draw: Draw, context: C
     counts = jnp.zeros(scores.shape, scores.dtype).at[rows[:, None], draw.items].add(added)
     pos = jnp.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
     # The draw's log probabilities are those of its items; here all items stand in their order.
-    log_q = draw.log_q if jnp.ndim(draw.log_q) == 0 else log_popularity(context.data)
+    log_q = draw.log_q if jnp.ndim(draw.log_q) == 0 else log_shares(context.data.counts)
     return spec.value(pos, scores, draw.log_q_pos, log_q, counts, context.hparams, table.shape[0])

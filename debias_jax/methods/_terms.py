@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from debias_jax import losses
@@ -28,6 +29,12 @@ def predict_logits(model: Model) -> PredictFn:
         return model.apply(state.params["prediction"], users, items)
 
     return predict
+
+
+def log_shares(counts: Array) -> Array:
+    """Log share of each item in counts that may have any unit, ``[n]``; an item that has none counts as the rarest."""
+    rarest = jnp.min(jnp.where(counts > 0, counts, jnp.inf))
+    return jnp.log(jnp.where(counts > 0, counts, rarest)) - jnp.log(jnp.sum(counts))
 
 
 def popularity_exposure(state: TrainState, data, users: Array, items: Array) -> Array:
