@@ -4,10 +4,11 @@
     python benchmarks/selection.py configs/coat_cvr.py d_dr runs/tune
 
 A diagnosis of rows that stay below a published number, made after the table; nothing may be chosen by it. Every setting
-of a finished search is trained again with one seed and scored on both parts. Printed are the test AUC of the setting
-that validation chose in the search, the best test AUC of all settings (a maximum over many, and so too high by itself)
-and the rank correlation of the two parts. If the best is above the published number, the method can reach it with these
-settings and validation did not find them; if it is not, the space, the schedule or the method differs.
+of a finished search is trained again with one seed and scored on both parts, on test by the config's headline metric.
+Printed are its value at the setting that validation chose in the search, the best value of all settings (a maximum over
+many, and so too high by itself) and the rank correlation of the two parts. If the best is above the published number,
+the method can reach it with these settings and validation did not find them; if it is not, the space, the schedule or
+the method differs.
 """
 
 import argparse
@@ -67,11 +68,11 @@ def diagnose(path: str, name: str, tuned: pathlib.Path, seed: int) -> list[str]:
             states,
         )
 
-    test = np.asarray(score(fitted.state)["auc"])
+    test = np.asarray(score(fitted.state)[config.protocol.headline])
     validation = np.asarray(fitted.best_value)
     kept = ~np.asarray(fitted.diverged)
     correlation = np.corrcoef(ranks(validation[kept]), ranks(test[kept]))[0, 1]
-    best = int(np.argmax(np.where(kept, test, -1.0)))
+    best = int(np.argmax(np.where(kept, test, -np.inf)))
     return [
         name,
         str(kept.sum()),
@@ -90,9 +91,7 @@ def main() -> None:
     parser.add_argument("tuned", type=pathlib.Path, help="workdir of launch/tune.py")
     parser.add_argument("--seed", type=int, default=2024)
     options = parser.parse_args()
-    print(
-        "| method | settings | test AUC of the chosen | best test AUC | rank correlation | the best setting |"
-    )
+    print("| method | settings | test, the chosen | test, the best | rank correlation | the best setting |")
     print("|---|---|---|---|---|---|")
     for name in options.methods.split(","):
         row = diagnose(options.config, name, options.tuned, options.seed)
