@@ -14,13 +14,13 @@ from debias_jax.methods.base import Method
 Program = Callable[[], object]
 
 
-def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float]) -> Program:
-    """The first epoch of a method, compiled, always from the same state."""
+def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float], *, n_epochs: int = 1) -> Program:
+    """The first epoch of a method (or the first few), compiled, always from the same state."""
     train, key = training.data_for(method, log), training.run_key(0)
     state = jax.jit(method.init)(key, train, dict(hparams))
     epoch = jax.jit(
         lambda state, train, key, number: training.train_epochs(
-            method, state, train, key, number, n_epochs=1
+            method, state, train, key, number, n_epochs=n_epochs
         )[0]
     )
     return lambda: epoch(state, train, key, jnp.asarray(0, jnp.int32))
