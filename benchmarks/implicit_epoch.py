@@ -2,27 +2,32 @@
 
     python benchmarks/implicit_epoch.py
     python benchmarks/implicit_epoch.py --data Coat --rounds 31
-    python benchmarks/implicit_epoch.py --methods biif --rounds 15
+    python benchmarks/implicit_epoch.py --data Yahoo --methods biif --clock processor
 
-Settings of ``configs/coat.py`` and ``configs/yahoo_r3.py``: dim 50, batches of 1,024. Yahoo! R3 may not be passed on, so
-that its log is drawn at random: 15,400 users x 1,000 items, 311,704 ratings, of them 125,077 clicks. Batches are drawn as
-in training, and an epoch, or ``--epochs`` of them, is one compiled program. Every program runs once in each round, so
-that a change of the machine's mood hits all alike; the ratio is the median over rounds of the quotient within a round,
-beside its 10 % and 90 % points.
+Settings of ``configs/coat.py`` and ``configs/yahoo_r3.py``: dim 50, batches of 1,024. Yahoo! R3 may not be passed on:
+its log is drawn at random, 15,400 users x 1,000 items, 311,704 ratings, of them 125,077 clicks. Batches are drawn as in
+training, and an epoch, or ``--epochs`` of them, is one compiled program. Every program runs once in each round, so that
+a change of the machine's mood hits all alike; the ratio is the median over rounds of the quotient within a round, beside
+its 10 % and 90 % points.
 
 An epoch passes over all clicks once. RelMF, UMF, JointOpt, CEB, Biif and UBO have the same frame, every click with five
-uniform items. A step of Biif holds besides: its outer batch, all "probably exposed" pairs (5,951 of this log of Yahoo!
-R3's size, six times the inner batch), forwards and backwards through the stepped vectors; the derivative of the inner
-gradient; and Adam on the exposure, which JointOpt and CEB have too. The others are other in examples: BPR has a triplet
-a click; CJMF reads every click with its negatives twice, by seven of its eight sub-models and then by all; AutoDebias
-and ExpoMF go through all pairs. For these, the last column has the ratio of times an example, all rows of an epoch
-counted once whatever is done with them.
+uniform items (UBO without the "probably exposed" pairs). A step of Biif and of UBO holds besides: its outer batch, all
+"probably exposed" pairs (6,160 of this log of Yahoo! R3's size, six times the inner batch), forwards and backwards
+through the stepped vectors; the derivative of the inner gradient; and Adam on the exposure, a second table of users,
+which JointOpt and CEB have too. ``outer`` counts these pairs once a step, and the last column is the ratio of times an
+example, inner and outer ones together. Others differ in their frames: BPR has a triplet a click; CJMF reads every click
+with its negatives twice, by seven of its eight sub-models and then by all; AutoDebias and one iteration of ExpoMF go
+through all pairs. A row of an epoch counts once, whatever is done with it.
+
+``--clock processor`` sums processor seconds over cores, for a machine that other programs share.
 """
 
 import argparse
 import os
 import pathlib
 import statistics
+import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -41,8 +46,10 @@ SIZES = {
 }
 FILES = {"Coat": CONFIGS / "coat.py", "Yahoo": CONFIGS / "yahoo_r3.py"}
 METHODS = ("relmf", "umf", "joint_opt", "biif", "ubo", "cjmf", "ceb", "auto_debias", "expomf", "bpr")
+WITH_OUTER = ("biif", "ubo", "auto_debias")
 # Long enough to time on Coat, where an epoch takes milliseconds.
 EPOCHS = {"Coat": 10, "Yahoo": 1}
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def random_ratings(*, n_users: int, n_items: int, n_ratings: int, n_clicks: int) -> Dataset:
@@ -73,15 +80,16 @@ def load(name: str) -> Dataset:
     return data.splits.biif(log, seed=0)
 
 
-def examples(method: Method, log: Dataset) -> int:
-    """Rows of an epoch that are no padding; of a method that draws none, all pairs."""
+def examples(name: str, method: Method, log: Dataset) -> tuple[int, int]:
+    """Rows of an epoch that are no padding (all pairs, of a method that draws none), and rows of its outer batches."""
     batches = jax.jit(method.batches)(training.train_data(log), training.run_key(0))
     if not hasattr(batches, "where"):
-        return log.n_users * log.n_items
-    return int(batches.where.sum())
+        return log.n_users * log.n_items, 0
+    steps = batches.where.shape[0]
+    return int(batches.where.sum()), steps * len(log.probably_exposed) if name in WITH_OUTER else 0
 
 
-def table(name: str, chosen: list[str], rounds: int, epochs: int) -> None:
+def table(name: str, chosen: list[str], rounds: int, epochs: int, clock: Callable[[], float]) -> None:
     """Prints a row a method."""
     log, programs, sizes = load(name), {}, {}
     for each in dict.fromkeys(["relmf", *chosen]):
@@ -90,15 +98,16 @@ def table(name: str, chosen: list[str], rounds: int, epochs: int) -> None:
         method = _build.build_for(config, entry, log)
         hparams = _build.variant_hparams(config, entry, method)
         programs[each] = one_epoch(method, log, hparams, n_epochs=epochs)
-        sizes[each] = examples(method, log)
-    seconds = measure(programs, rounds)
+        sizes[each] = examples(each, method, log)
+    seconds = measure(programs, rounds, clock=clock)
     for each, own in seconds.items():
         ratios = sorted(one / base for one, base in zip(own, seconds["relmf"], strict=True))
-        low, middle, high = ratios[len(ratios) // 10], statistics.median(ratios), ratios[-1 - len(ratios) // 10]
-        share = sizes["relmf"] / sizes[each]
+        low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
+        middle, (inner, outer) = statistics.median(ratios), sizes[each]
+        per_example = middle * sizes["relmf"][0] / (inner + outer)
         print(
             f"| {name} | {each} | {1e3 * statistics.median(own) / epochs:.1f} | {middle:.2f} | {low:.2f} .. {high:.2f} "
-            f"| {sizes[each]:,} | {'' if share == 1 else f'{middle * share:.2f}'} |",
+            f"| {inner:,} | {outer:,} | {per_example:.2f} |",
             flush=True,
         )
 
@@ -110,12 +119,15 @@ def main() -> None:
     parser.add_argument("--data", choices=sorted(SIZES), nargs="*", default=sorted(SIZES))
     parser.add_argument("--methods", choices=METHODS, nargs="*", default=list(METHODS))
     parser.add_argument("--epochs", type=int, help="epochs a program (default: 10 on Coat, 1 on Yahoo)")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     options = parser.parse_args()
     print(f"jax {jax.__version__}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    print("| data | method | ms an epoch | relmf's epochs | 10 % .. 90 % | examples | an example |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"{options.clock} time, {options.rounds} rounds")
+    print("| data | method | ms an epoch | relmf = 1 | 10 % .. 90 % | examples | outer | an example |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in options.data:
-        table(name, options.methods, options.rounds, options.epochs or EPOCHS[name])
+        epochs = options.epochs or EPOCHS[name]
+        table(name, options.methods, options.rounds, epochs, CLOCKS[options.clock])
 
 
 if __name__ == "__main__":
