@@ -7,7 +7,7 @@
 Settings of ``configs/coat.py`` and ``configs/yahoo_r3.py``: dim 50, batches of 1,024. Yahoo! R3 may not be passed on:
 its log is drawn at random, 15,400 users x 1,000 items, 311,704 ratings, of them 125,077 clicks. Batches are drawn as in
 training, and an epoch, or ``--epochs`` of them, is one compiled program. Every program runs once in each round, so that
-a change of the machine's mood hits all alike; the ratio is the median over rounds of the quotient within a round, beside
+a change of the machine's mood hits all alike; the ratio is the median over rounds of the quotient within a round, with
 its 10 % and 90 % points.
 
 An epoch passes over all clicks once. RelMF, UMF, JointOpt, CEB, Biif and UBO have the same frame, every click with five
