@@ -14,27 +14,29 @@ from debias_jax.methods.base import Method
 Program = Callable[[], object]
 
 
-def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float]) -> Program:
-    """The first epoch of a method, compiled, always from the same state."""
+def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float], *, n_epochs: int = 1) -> Program:
+    """The first epoch of a method (or the first few), compiled, always from the same state."""
     train, key = training.data_for(method, log), training.run_key(0)
     state = jax.jit(method.init)(key, train, dict(hparams))
     epoch = jax.jit(
         lambda state, train, key, number: training.train_epochs(
-            method, state, train, key, number, n_epochs=1
+            method, state, train, key, number, n_epochs=n_epochs
         )[0]
     )
     return lambda: epoch(state, train, key, jnp.asarray(0, jnp.int32))
 
 
-def measure(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every program in every round, after one round that compiles."""
+def measure(
+    programs: Mapping[str, Program], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of every program in every round by that clock, after one round that compiles."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 1):
         for name, program in programs.items():
-            started = time.perf_counter()
+            started = clock()
             jax.block_until_ready(program())
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 
