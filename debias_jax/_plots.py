@@ -184,6 +184,25 @@ def compare(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[d
     figure.savefig(path)
 
 
+def bars(path: pathlib.Path, scored: Sequence[Scored], metric: str) -> None:
+    """Draws one metric as a bar a variant from 0, in the given order from the top, with the sd over runs."""
+    figure, (axis,) = _figure(1, width=6.0, height=1.0 + 0.32 * len(scored))
+    runs = [one.values()[metric] for one in scored]
+    sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in runs]
+    means = [np.mean(values) for values in runs]
+    drawn = axis.barh(range(len(scored)), means, xerr=sds, capsize=3, color="tab:blue", ecolor="black")
+    axis.bar_label(drawn, [f"{mean:.3f}" for mean in means], padding=3)
+    axis.set_yticks(range(len(scored)), [one.name for one in scored])
+    axis.invert_yaxis()
+    # Room for the numbers behind the bars.
+    axis.set_xlim(0, 1.15 * max(mean + sd for mean, sd in zip(means, sds, strict=True)))
+    axis.set_xlabel(metric)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+    figure.suptitle(f"{scored[0].dataset}: test, mean and sd over {len(scored[0].seeds)} seeds")
+    figure.savefig(path)
+
+
 def _exposure(path: pathlib.Path, scored: Sequence[Scored], dataset: Dataset) -> None:
     shown = [one for one in scored if one.exposure is not None]
     columns = min(4, len(shown))
