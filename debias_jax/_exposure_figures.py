@@ -65,7 +65,10 @@ def draw(
             "--workdir for what was trained without"
         )
     scored = run_rows(config, workdir)
-    shown = {number: [one for one in scored if one.method in METHODS[number]] for number in numbers}
+    shown = {
+        number: [one for method in METHODS[number] for one in scored if one.method == method]
+        for number in numbers
+    }
     folder.mkdir(parents=True, exist_ok=True)
     images = {number: folder / f"biif_figure{number}_{dataset.name}.png" for number in numbers}
     for number in numbers:
@@ -78,10 +81,8 @@ def draw(
             _plots.bars(images[number], shown[number], METRIC)
     return "\n\n".join(
         [
-            f"### {dataset.name}: Figures 1-3 of Biif"
-            if len(numbers) > 1
-            else f"### {dataset.name}: Figure {numbers[0]} of Biif",
-            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for them.",
+            f"### {dataset.name}: Figure{'s' * (len(numbers) > 1)} {', '.join(numbers)} of Biif",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers.",
             *(f"![{CAPTIONS[number]}, {dataset.name}](figures/{images[number].name})" for number in numbers),
             f"Test metrics under protocol `{judge.protocol.name}`, mean ± sd over seeds:",
             "\n".join(_markdown.ours(scored, digits=4)),
@@ -102,16 +103,18 @@ def _pcc_table(scored: Sequence[Scored], dataset: Dataset) -> list[str]:
     """The curves of Figure 2 in numbers: where they start, are highest, and end."""
     body = []
     for one in scored:
-        curve = {row["epoch"]: row["pcc"] for row in one.history if "pcc" in row}
-        means = {epoch: np.mean(values) for epoch, values in curve.items()}
-        highest, last = max(means, key=means.get), max(curve)
+        epochs, values = _plots.series(one.history, "pcc")
+        # What varies over no user's items has no correlation.
+        means = np.where(np.isfinite(values).all(axis=1), values.mean(axis=1), -np.inf)
+        start = _markdown.measured(values[0], 4) if np.isfinite(means[0]) else "-"
         at_highest, at_last = (
-            f"{_markdown.measured(curve[epoch], 4)} (epoch {epoch})" for epoch in (highest, last)
+            f"{_markdown.measured(values[row], 4)} (epoch {epochs[row]})" for row in (int(means.argmax()), -1)
         )
-        body.append([one.name, _markdown.measured(curve[0], 4), at_highest, at_last])
+        body.append([one.name, start, at_highest, at_last])
     body.append(["popularity", *[f"{popularity_pcc(dataset):.4f}"] * 3])
     head = ["method", "PCC before training", "highest", "last"]
     return [
-        "PCC of estimated and true exposure over a user's items, mean over users, mean ± sd over seeds:",
+        "PCC of estimated and true exposure over a user's items, mean over users, mean ± sd over seeds (-: the "
+        "estimate is the same for all items):",
         "\n".join(_markdown.rows(head, body)),
     ]

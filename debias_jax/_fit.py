@@ -102,7 +102,9 @@ def _validation_settings(
             )
         if knows_exposure:
             estimate = evaluation.exposure_matrix(method.exposure, state, known["train"])
-            logs["pcc"] = metrics.pearson(estimate, known["exposure"])
+            # An estimate that is the same for all items, as ExpoMF's before training, has no correlation.
+            varies = jnp.any(estimate != estimate[:, :1])
+            logs["pcc"] = jnp.where(varies, metrics.pearson(estimate, known["exposure"]), jnp.nan)
         return logs
 
     known: dict[str, Any] = {} if judge is None else {"eval_set": judge.eval_set}
