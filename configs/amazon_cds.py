@@ -13,14 +13,14 @@ The report says how far popularity explains the exposure (PCC), which ``options.
 
 from debias_jax import experiment
 
+GROUPS = {"family": experiment.IMPLICIT, **experiment.EXPOSURE_GROUPS}
+
 
 def get_config(method: str = ""):
-    """Config of one method or variant, several (comma-separated) or ``all``."""
+    """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
     config = experiment.base_config()
     with config.unlocked():
-        experiment.select_variants(
-            config, method, experiment.implicit_variants({}), groups={"family": experiment.IMPLICIT}
-        )
+        experiment.select_variants(config, method, experiment.implicit_variants({}), groups=GROUPS)
         config.data.name = "own_exposure"
         config.data.options = {
             "user": "user",
@@ -46,5 +46,6 @@ def get_config(method: str = ""):
         config.train.batch_size = 8096
         config.train.epochs = 100
         config.train.eval_every = 2
+        config.train.eval_at_start = True
         experiment.use_own_schedules(config)
     return config

@@ -129,17 +129,9 @@ FIRST = {
 }
 
 GROUPS = {
+    **experiment.EXPOSURE_GROUPS,
     "table2": experiment.IMPLICIT,
     "reasons": ("mf", "bpr", "bpr_5", "relmf", "relmf_unclipped"),
-    "choices": (
-        "mf",
-        "biif",
-        "biif_frozen",
-        "biif_mean",
-        "biif_attached",
-        "biif_inner_adam",
-        "biif_inner_sgd",
-    ),
     "uniform_frames": ("mf", "mf_uniform", "relmf_uniform", "umf_uniform", "biif_uniform"),
     "joint": (
         "cjmf",

@@ -1,8 +1,8 @@
 r"""Semi-synthetic MovieLens 100K with known exposure and relevance (Biif, section 4), at three levels of difficulty.
 
     python launch/train.py --config=configs/ml_100k_exposure.py:biif --workdir=runs/exposure_biif
-    python launch/train.py --config=configs/ml_100k_exposure.py:figure2 \
-        --config.data.options.level=hard --workdir=runs/pcc
+    python launch/reproduce.py --table=biif_figures --config=configs/ml_100k_exposure.py:figures \
+        --config.data.options.level=hard --workdir=runs/figures_hard
 
 Exposure m and relevance gamma are logistic factorisations of what was rated and of what was rated > 3; the log is one
 draw, and the test part every pair without a click, its relevance drawn afresh. A level sets the factorisation, and so
@@ -15,24 +15,20 @@ how far popularity alone explains the exposure:
 
 which every run prints (``popularity_pcc``: the whole log, draw seed 0). The paper's factorisation is not published; its
 methods all start at a PCC above .8, which popularity has by itself on the first two levels. ``plots/pcc.png`` of a run
-shows the PCC of every method that estimates exposure, over training, and popularity's. A run's first PCC is that after
-two epochs: the loop logs what epochs did, and has no row before the first.
+shows the PCC of every method that estimates exposure, over training from epoch 0 on, and popularity's. The group
+``figures`` holds what Biif's Figures 1-3 show; see docs/results.md.
 """
 
 from debias_jax import experiment
 
-GROUPS = {
-    "figure2": ("expomf", "cjmf", "ceb", "joint_opt", "biif"),
-    "figure3": ("relmf", "expomf", "cjmf", "auto_debias", "ceb", "bpr", "umf", "joint_opt", "biif"),
-}
-"""The methods of Biif's Figures 2 and 3."""
-
 
 def get_config(method: str = ""):
-    """Config of one method or variant, several (comma-separated), ``figure2``, ``figure3`` or ``all``."""
+    """Config of one method or variant, several (comma-separated), of ``experiment.EXPOSURE_GROUPS``, or ``all``."""
     config = experiment.base_config()
     with config.unlocked():
-        experiment.select_variants(config, method, experiment.implicit_variants({}), groups=GROUPS)
+        experiment.select_variants(
+            config, method, experiment.implicit_variants({}), groups=experiment.EXPOSURE_GROUPS
+        )
         config.data.name = "ml_100k_exposure"
         config.data.options = {"level": "medium", "seed": 0}
         config.data.split = {"name": "biif", "seed": 0}
@@ -41,5 +37,6 @@ def get_config(method: str = ""):
         config.protocol.headline = "dcg@3"
         config.train.epochs = 100
         config.train.eval_every = 2
+        config.train.eval_at_start = True
         experiment.use_own_schedules(config)
     return config

@@ -1,6 +1,8 @@
-"""Yahoo! R3 (the user's own licensed copy) under the protocol of Biif's tables (CJMF's evaluator, 2,374 users).
+r"""Yahoo! R3 (the user's own licensed copy) under the protocol of Biif's tables (CJMF's evaluator, 2,374 users).
 
     python launch/train.py --config=configs/yahoo_r3.py:biif --config.data.path=FOLDER --workdir=runs/yahoo_biif
+    python launch/reproduce.py --table=biif_table1 --config=configs/yahoo_r3.py:table1 --config.data.path=FOLDER \
+        --workdir=runs/yahoo
 
 FOLDER holds ydata-ymusic-rating-study-v1_0-train.txt and -test.txt. Settings of the paper: dim 50, batch 1024, 100
 epochs, 15 for CJMF; of AutoDebias blocks of 6000 x 500 pairs, and its program's settings for this dataset. Not measured
@@ -25,13 +27,16 @@ TUNED = {
     },
 }
 
+GROUPS = {"table1": experiment.IMPLICIT, **experiment.EXPOSURE_GROUPS}
+"""The whole family, of which the paper's table has eight methods; groups of Biif's figures and ablations."""
+
 
 def get_config(method: str = ""):
-    """Config of one method or variant, several (comma-separated), ``table1`` or ``all``."""
+    """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
     config = experiment.base_config()
     with config.unlocked():
         table = experiment.implicit_variants(TUNED, settings={"auto_debias": {"block": (6000, 500)}})
-        experiment.select_variants(config, method, table, groups={"table1": experiment.IMPLICIT})
+        experiment.select_variants(config, method, table, groups=GROUPS)
         config.data.name = "yahoo_r3"
         config.data.options = {"threshold": 4.0, "strict_counts": True}
         config.data.split = {"name": "biif", "seed": 0}

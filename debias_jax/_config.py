@@ -67,6 +67,8 @@ def base_config() -> ConfigDict:
     config.train.epochs = 100
     config.train.batch_size = 1024
     config.train.eval_every = 10
+    # Whether the untrained model is evaluated too, as epoch 0; that evaluation counts like any other.
+    config.train.eval_at_start = False
     config.train.patience = 0
     # Stops on a training log, as released programs do: "observed_loss", say; "" for never. See training.early_stop.
     config.train.plateau = ConfigDict({"log": "", "tolerance": 1e-4, "patience": 7})

@@ -102,7 +102,9 @@ def _validation_settings(
             )
         if knows_exposure:
             estimate = evaluation.exposure_matrix(method.exposure, state, known["train"])
-            logs["pcc"] = metrics.pearson(estimate, known["exposure"])
+            # An estimate that is the same for all items, as ExpoMF's before training, has no correlation.
+            varies = jnp.any(estimate != estimate[:, :1])
+            logs["pcc"] = jnp.where(varies, metrics.pearson(estimate, known["exposure"]), jnp.nan)
         return logs
 
     known: dict[str, Any] = {} if judge is None else {"eval_set": judge.eval_set}
@@ -138,6 +140,8 @@ def fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, 
     """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow."""
     model = model_settings(config, entry)
     train = {name: config.train[name] for name in ("batch_size", "eval_every", "patience")}
+    if config.train.eval_at_start:
+        train["eval_at_start"] = True
     if config.train.plateau.log:
         train["plateau"] = dict(config.train.plateau)
     return writers.jsonable(
@@ -213,10 +217,12 @@ def fit(
 
         def on_resume(epochs_done: int) -> None:
             on_accept(epochs_done > 0)
-            log.resume(epochs_done)
+            # Without a checkpoint the row of epoch 0, if any, is written again.
+            last = epochs_done or -1
+            log.resume(last)
             bar.update(epochs_done)
             if config.tensorboard:
-                board.append(writers.TensorboardWriter(folder / "tensorboard", resume_step=epochs_done))
+                board.append(writers.TensorboardWriter(folder / "tensorboard", resume_step=last))
 
         def on_epoch(row: dict[str, Any]) -> None:
             named = {name: value for name, value in row.items() if name != "epoch"}
@@ -232,7 +238,9 @@ def fit(
             for writer in board:
                 writer.write(row["epoch"], means)
             shown = ("loss", config.protocol.monitor)
-            bar.update(1, **{name: f"{means[name]:.4f}" for name in shown if name in means})
+            bar.update(
+                min(row["epoch"], 1), **{name: f"{means[name]:.4f}" for name in shown if name in means}
+            )
 
         try:
             result = training.fit_many(
@@ -242,6 +250,7 @@ def fit(
                 hparams,
                 epochs=config.train.epochs,
                 eval_every=config.train.eval_every,
+                eval_at_start=config.train.eval_at_start,
                 plateau=early_stop.Plateau(**config.train.plateau) if config.train.plateau.log else None,
                 strategy=config.train.strategy,
                 checkpointer=saver,

@@ -189,7 +189,8 @@ def load_ml_100k_exposure(
         strict_counts: as in ``data.movielens.load_100k``.
 
     Returns:
-        The dataset, with the raw ids of MovieLens, without the paper's empty user 944 and item 1683.
+        The dataset, named after its level, with the raw ids of MovieLens, without the paper's empty user 944 and item
+        1683.
 
     Raises:
         DataError, ConfigError: as in the functions named, or the level is unknown.
@@ -197,7 +198,7 @@ def load_ml_100k_exposure(
     if level not in LEVELS:
         raise DataError(f"unknown level {level!r}; {nearest(level, LEVELS)}")
     ratings, truth = _truth_of_100k(os.fspath(path), level, likelihood, strict_counts)
-    return _simulate(ratings, truth, seed=seed, name="ml_100k_exposure")
+    return _simulate(ratings, truth, seed=seed, name=f"ml_100k_exposure_{level}")
 
 
 @functools.lru_cache(maxsize=1)

@@ -66,7 +66,7 @@ def save_settings(
         axis.errorbar(list(points), means, yerr=sds, fmt="o-", capsize=3, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(path)
 
 
@@ -82,7 +82,7 @@ def save_search(
         axis.step(np.arange(1, array.size + 1), np.fmax.accumulate(array), where="post", label=name)
     axis.set(xlabel="trials", ylabel=f"best validation {monitor}", title=title)
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(folder / "search.png")
 
 
@@ -105,7 +105,7 @@ def _figure(columns: int, rows: int = 1, *, width: float = 4.2, height: float = 
     return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
-def _series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs at which ``name`` was logged, and its values ``[epochs, runs]``."""
     rows = [row for row in history if name in row]
     values = [[np.nan if value is None else value for value in row[name]] for row in rows]
@@ -136,7 +136,7 @@ def curves(
     colors = colormaps["tab10" if len(scored) <= 10 else "tab20"].colors
     for axis, name in zip(axes, names, strict=True):
         for number, one in enumerate(scored):
-            epochs, values = _series(one.history, name)
+            epochs, values = series(one.history, name)
             if epochs.size < 2:
                 continue
             # Runs that rest after early stopping are NaN; an epoch of which none is left ends the curve.
@@ -153,7 +153,7 @@ def curves(
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside right upper", frameon=False)
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(f"{scored[0].dataset}: mean and sd over {len(scored[0].seeds)} seeds")
     figure.savefig(path)
 
@@ -181,6 +181,25 @@ def compare(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[d
         axis.set_axis_off()
     base = f"; dashed: {comparison[0]['baseline']}" if comparison else ""
     figure.suptitle(f"{scored[0].dataset}: test, mean ± sd over {len(scored[0].seeds)} seeds{base}")
+    figure.savefig(path)
+
+
+def bars(path: pathlib.Path, scored: Sequence[Scored], metric: str) -> None:
+    """Draws one metric as a bar a variant from 0, in the given order from the top, with the sd over runs."""
+    figure, (axis,) = _figure(1, width=6.0, height=1.0 + 0.32 * len(scored))
+    runs = [one.values()[metric] for one in scored]
+    sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in runs]
+    means = [np.mean(values) for values in runs]
+    drawn = axis.barh(range(len(scored)), means, xerr=sds, capsize=3, color="tab:blue", ecolor="black")
+    axis.bar_label(drawn, [f"{mean:.3f}" for mean in means], padding=3)
+    axis.set_yticks(range(len(scored)), [one.name for one in scored])
+    axis.invert_yaxis()
+    # Room for the numbers behind the bars.
+    axis.set_xlim(0, 1.15 * max(mean + sd for mean, sd in zip(means, sds, strict=True)))
+    axis.set_xlabel(metric)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+    figure.suptitle(f"{scored[0].dataset}: test, mean and sd over {len(scored[0].seeds)} seeds")
     figure.savefig(path)
 
 

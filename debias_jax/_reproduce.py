@@ -108,6 +108,14 @@ def _rates(*sparsities: float) -> tuple[Setting, ...]:
 
 
 TABLES = {
+    "biif_table1": Table(
+        source="Biif, Table 1",
+        published="biif_table1.json",
+        datasets={"yahoo_r3": "yahoo_r3"},
+        limit=2.0,
+        digits=3,
+        bounds=False,
+    ),
     "biif_table2": Table(
         source="Biif, Table 2",
         published="biif_table2.json",

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from debias_jax import methods
 from debias_jax._build import argument_names
 from debias_jax._config import variant
+from debias_jax._exposure_variants import CLIPS
 from debias_jax.errors import ConfigError
 
 EXPOSURE_LEARNING = ("biif", "ubo", "joint_opt", "alter_opt", "bi_opt2", "cjmf", "ceb")
@@ -54,6 +55,7 @@ def implicit_variants(
         "biif_uniform": ("biif", _UNIFORM, {}),
         "biif_mean": ("biif", {"reduction": "mean"}, {}),
         "biif_frozen": ("biif", {}, {"outer_lr": 0.0}),
+        "biif_positives": ("biif", {"exposed": "positives"}, {}),
         "biif_attached": ("biif", {"detach_items": False}, {}),
         "biif_inner_adam": ("biif", {"inner_step": "adam"}, {}),
         "biif_inner_sgd": ("biif", {"inner_step": "sgd"}, {}),
@@ -66,6 +68,7 @@ def implicit_variants(
         "joint_opt_attached": ("joint_opt", {"detach_items": False}, {}),
         "auto_debias_ratings": ("auto_debias", {"feedback": "ratings"}, {}),
         "auto_debias_released": ("auto_debias", {"variant": "released"}, {}),
+        **CLIPS,
     }
     # Settings of means are none for sums: the released program has its own, or those under its own name.
     of_method = {name: tuned.get(method, {}) for name, (method, _, _) in (plain | named).items()}

@@ -32,6 +32,7 @@ from debias_jax._build import (
     variant_hparams,
 )
 from debias_jax._config import base_config, only, select_variants, use_own_schedules, variant
+from debias_jax._exposure_variants import EXPOSURE_GROUPS
 from debias_jax._fit import Judge, fit, history_of, load, make_judge
 from debias_jax._score import score
 from debias_jax._sequence_variants import (
@@ -74,6 +75,7 @@ __all__ = [
     "CVR_RELEASED",
     "CVR_SPACE",
     "CVR_TABLE",
+    "EXPOSURE_GROUPS",
     "IMPLICIT",
     "MULTITASK_FIRST",
     "RETRIEVAL",

@@ -11,6 +11,9 @@ from debias_jax.types import Array
 
 __all__ = ["adam", "sgd"]
 
+ADAM_EPS = 1e-8
+"""What ``adam`` adds to the root by default: a gradient far below it moves nothing."""
+
 
 def adam(
     learning_rate: float | Array,
@@ -18,7 +21,7 @@ def adam(
     weight_decay: float | Array = 0.0,
     b1: float | Array = 0.9,
     b2: float | Array = 0.999,
-    eps: float | Array = 1e-8,
+    eps: float | Array = ADAM_EPS,
     eps_root: float | Array = 0.0,
 ) -> optax.GradientTransformation:
     r"""Adam with coupled L2: the decay passes through both moments.

@@ -1,6 +1,7 @@
 """Puts a published table beside our numbers and writes it into docs/results.md. Run from the repository's root.
 
 python launch/reproduce.py --table=biif_table2 --config=configs/coat.py:table2 --workdir=runs/coat
+python launch/reproduce.py --table=biif_figures --config=configs/ml_100k_exposure.py:figures --workdir=runs/figures
 python launch/reproduce.py --table=badr_table3 --config=configs/coat_cvr.py:table3 --workdir=runs/coat_cvr
 python launch/reproduce.py --table=retrieval --config=configs/ml_100k_retrieval.py:table --workdir=runs/ml_100k
 python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:sasrec_ce,sasrec_sce --workdir=runs/beauty

@@ -265,7 +265,45 @@ class TestRefusals:
             _module("coat").get_config(method)
 
 
+class TestEvaluationBeforeTraining:
+    def test_rows_of_epoch_0_are_written_once(self, tmp_path):
+        """A run that was killed before its first checkpoint leaves them behind."""
+        config = _tiny("umf", epochs=2, eval_at_start=True)
+        tmp_path.joinpath("metrics.jsonl").write_text(
+            '{"step": 0, "run": 0, "pcc": 9.0}\n{"step": 1, "run": 0}\n'
+        )
+        experiment.run(config, tmp_path, quiet=True)
+        rows = _rows(tmp_path)
+        assert [(row["step"], row["run"]) for row in rows] == [(s, r) for s in (0, 1, 2) for r in (0, 1)]
+        assert all("loss" not in row and {"pcc", "snips_dcg@3"} < row.keys() for row in rows[:2])
+        # Popularity, which umf takes for the exposure, is the same before and after.
+        assert rows[0]["pcc"] == rows[-1]["pcc"] != 9.0
+
+    def test_runs_with_and_without_are_not_mixed(self, tmp_path):
+        experiment.run(_tiny("mf", epochs=2), tmp_path, quiet=True)
+        with pytest.raises(CheckpointError, match="eval_at_start"):
+            experiment.run(_tiny("mf", epochs=2, eval_at_start=True), tmp_path, quiet=True)
+
+    def test_an_estimate_that_is_the_same_for_all_items_has_no_correlation(self, tmp_path):
+        experiment.run(_tiny("expomf", epochs=2, eval_at_start=True), tmp_path, quiet=True)
+        rows = _rows(tmp_path)
+        assert rows[0]["pcc"] is None and rows[-1]["pcc"] > 0
+
+
 class TestConfigs:
+    @pytest.mark.parametrize("name", ["coat", "yahoo_r3", "ml_100k_exposure", "amazon_cds"])
+    def test_groups_of_biifs_figures_and_ablations(self, name):
+        for group, names in experiment.EXPOSURE_GROUPS.items():
+            assert _module(name).get_config(group).methods == names
+        clips = _module(name).get_config("clips")
+        levels = {each: own.hparams.min_exposure for each, own in clips.variants.items() if "clip" in each}
+        assert len(levels) == 20 and levels["cjmf_clip_05"] == 0.05 and levels["biif_clip_50"] == 0.5
+        assert all(clips.variants[each].fixed == ("min_exposure",) for each in levels)
+
+    def test_table_1_has_the_whole_family(self):
+        names = _module("yahoo_r3").get_config("table1").methods
+        assert {"relmf", "expomf", "cjmf", "auto_debias", "ceb", "bpr", "umf", "biif", "ubo"} < set(names)
+
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_variant_builds(self, name):
         config = _module(name).get_config("all")

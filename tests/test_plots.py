@@ -58,6 +58,24 @@ def test_the_band_is_the_sd_of_a_sample_and_nothing_around_the_last_run(tmp_path
         assert min(heights[epoch]) == pytest.approx(mean - distance / np.sqrt(2))
 
 
+def test_bars_begin_at_0_with_the_sd_of_a_sample(tmp_path, drawn):
+    made = [
+        scored("biif", [[0.2, 0.4], [0.4, 0.8]])._replace(dataset="made"),
+        scored("umf", [[0.1], [0.1]])._replace(dataset="made"),
+    ]
+    _plots.bars(tmp_path / "bars.png", made, "dcg@3")
+    ((_, (axis,)),) = drawn
+    assert [bar.get_x() for bar in axis.patches] == [0, 0] and axis.get_xlim()[0] == 0
+    # Runs of .3 and .6: mean .45, sd .3 / sqrt 2.
+    np.testing.assert_allclose([bar.get_width() for bar in axis.patches], [0.45, 0.1], rtol=1e-6)
+    (first, second) = axis.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(first[:, 0], 0.45 + 0.3 / np.sqrt(2) * np.array([-1, 1]), rtol=1e-6)
+    np.testing.assert_allclose(second[:, 0], [0.1, 0.1], rtol=1e-6)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["biif", "umf"]
+    assert [text.get_text() for text in axis.texts] == ["0.450", "0.100"]
+    assert axis.yaxis_inverted() and (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_nothing_is_drawn_of_logs_that_were_not_kept(tmp_path, drawn):
     bare = scored("biif", [[0.5]])._replace(dataset="made", history=[{"epoch": 1, "loss": [0.1]}])
     _plots.curves(tmp_path / "pcc.png", [bare], {"pcc": "PCC"}, levels={"popularity": 0.8})

@@ -1,5 +1,6 @@
 """Tables of ``docs/results.md`` run to the end, and what bounds their rows."""
 
+import importlib.util
 import json
 import math
 import os
@@ -152,6 +153,48 @@ class TestReproduce:
         )
         assert cells(text.split("####")[1].splitlines(), "| mean_logit ")[1] == "0.5000 ± 0.1000"
         assert "not run here: mf." in text
+
+
+class TestYahoo:
+    """The licensed files made up in their format, with 40 users for 15,400 and 20 songs for 1,000."""
+
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(data.yahoo_r3, "N_USERS", 40)
+        monkeypatch.setattr(data.yahoo_r3, "N_ITEMS", 20)
+        rng = np.random.default_rng(0)
+        for part, n in (("train", 12), ("test", 10)):
+            lines = [
+                f"{user}\t{item + 1}\t{rng.integers(1, 6)}"
+                for user in range(1, 41)
+                for item in rng.choice(20, size=n, replace=False)
+            ]
+            (tmp_path / f"ydata-ymusic-rating-study-v1_0-{part}.txt").write_text("\n".join(lines) + "\n")
+        return tmp_path
+
+    def test_table_1_beside_the_published_rows(self, folder, docs):
+        published = (ROOT / "docs" / "published" / "biif_table1.json").read_text()
+        (docs / "published" / "biif_table1.json").write_text(published)
+        (docs / "results.md").write_text("<!-- begin biif_table1 -->\n<!-- end biif_table1 -->\n")
+        spec = importlib.util.spec_from_file_location("yahoo_r3", ROOT / "configs" / "yahoo_r3.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config("mf,biif")
+        with config.unlocked():
+            config.data.path, config.data.options.strict_counts = str(folder), False
+            config.model.dim, config.seeds = 2, (0, 1)
+            config.train.update({"epochs": 1, "eval_every": 1})
+        text = _reproduce.reproduce(
+            "biif_table1", config, str(folder / "runs"), command=COMMAND, docs=str(docs)
+        )
+        lines = text.splitlines()
+        assert lines[0] == "### Yahoo! R3, protocol `cjmf` (Biif, Table 1)"
+        row = next(number for number, line in enumerate(lines) if line.startswith("| **biif**"))
+        ours = json.loads((folder / "runs" / "biif" / "results.json").read_text())["metrics"]["dcg@3"]
+        assert cells(lines[row:], "| **")[3] == f"{ours['mean']:.3f} ± {ours['sd']:.3f}"
+        assert cells(lines[row + 1 :], "| published")[3] == "0.888 ± 0.002"
+        assert cells(lines, "| **mf**")[-1] == "not published"
+        assert "Against `mf` on dcg@3" in text and text in (docs / "results.md").read_text()
 
 
 def test_a_block_of_few_rows_has_as_many_steps():

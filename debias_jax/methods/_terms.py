@@ -77,10 +77,15 @@ class ExposureTerms:
             vectors = jax.lax.stop_gradient(vectors)
         return self.exposure_model.apply(params["exposure"], users, vectors, data.popularity[items])
 
+    def clipped(self, params: dict[str, Params], context: Context, batch) -> Array:
+        """Estimated exposure of a batch, not below ``min_exposure``; where that holds it there is no gradient."""
+        exposure = self.probability(params, context.data, batch.users, batch.items)
+        return jnp.maximum(exposure, context.hparams["min_exposure"])
+
     def umf(self, params: dict[str, Params], context: Context, batch) -> tuple[Array, Array]:
         """L2 on the training pairs with the estimated exposure."""
         logits = self.model.apply(params["prediction"], batch.users, batch.items)
-        exposure = self.probability(params, context.data, batch.users, batch.items)
+        exposure = self.clipped(params, context, batch)
         values = losses.umf(logits, batch.labels, exposure=exposure, reduce_fn=None)
         return total_and_count(values, batch.where, batch.weights)
 
@@ -98,12 +103,13 @@ class ExposureTerms:
         return total_and_count(values, data.exposed_labels >= 0)
 
     def estimate(self, state: TrainState, data, users: Array, items: Array) -> Array:
-        """The exposure function of a ``Method``."""
+        """The exposure function of a ``Method``, unclipped."""
         return self.probability(state.params, data, users, items)
 
 
-EXPOSURE_HPARAMS = {**ADAM_HPARAMS, "outer_lr": 1e-3}
-"""Hyperparameters of methods with an exposure group: ``outer_lr`` is its step size."""
+EXPOSURE_HPARAMS = {**ADAM_HPARAMS, "outer_lr": 1e-3, "min_exposure": 0.0}
+"""Hyperparameters of methods with an exposure group: ``outer_lr`` is its step size, ``min_exposure`` the lower clip of
+the exposure in the losses of clicks."""
 
 
 def exposure_group(exposure_model: Model) -> Group:

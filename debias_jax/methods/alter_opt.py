@@ -38,7 +38,8 @@ def alter_opt(
         detach_items: see ``biif``; it matters to the relevance step.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure).
+        The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure), ``min_exposure`` (see
+        ``biif``).
 
     Raises:
         ValueError: unknown ``frame``.
@@ -48,7 +49,7 @@ def alter_opt(
         >>> method = methods.alter_opt(
         ...     models.mf(8, 6, dim=2), models.biif_exposure(8, dim=2), item_vectors=models.item_vectors)
         >>> sorted(method.hparams)
-        ['lr', 'outer_lr', 'weight_decay']
+        ['lr', 'min_exposure', 'outer_lr', 'weight_decay']
 
     Source:
         Biif section 3.3.

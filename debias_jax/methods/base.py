@@ -26,7 +26,7 @@ class TrainData(NamedTuple):
         popularity: float32 ``[n_items]``, theta_i = (c_i / max_j c_j)^(1/2) over the clicks (Biif eq. 13).
         exposed_users: int32 ``[v]``, Biif's "probably exposed" pairs; ``v`` may be 0.
         exposed_items: int32 ``[v]``.
-        exposed_labels: float32 ``[v]``.
+        exposed_labels: float32 ``[v]``; a pair whose label is below 0 counts nowhere.
     """
 
     users: Array

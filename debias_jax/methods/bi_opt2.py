@@ -43,7 +43,7 @@ def bi_opt2(
         reduction: see ``biif``.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
+        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``, ``min_exposure``.
 
     Raises:
         ValueError: unknown ``inner_step``, ``reduction`` or ``frame``.
@@ -53,7 +53,7 @@ def bi_opt2(
         >>> method = methods.bi_opt2(
         ...     models.mf(8, 6, dim=2), models.biif_exposure(8, dim=2), item_vectors=models.item_vectors)
         >>> sorted(method.hparams)
-        ['inner_lr', 'lr', 'outer_lr', 'weight_decay']
+        ['inner_lr', 'lr', 'min_exposure', 'outer_lr', 'weight_decay']
 
     Source:
         Biif section 3.3 (1BiOpt2, 2BiOpt2), after Ma et al. 2020.

@@ -1,5 +1,8 @@
 """Biif: exposure learnt bi-level, through one step of the relevance model."""
 
+import jax.numpy as jnp
+
+from debias_jax._checks import check_choice
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
     ExposureTerms,
@@ -8,13 +11,14 @@ from debias_jax.methods._terms import (
     predict_logits,
     prediction_group,
 )
-from debias_jax.methods.base import Method
+from debias_jax.methods.base import BatchesFn, Method, TrainData
 from debias_jax.methods.batching import pair_frame, without_exposed
-from debias_jax.methods.recipes import bilevel
+from debias_jax.methods.recipes import LossTerm, bilevel
 from debias_jax.models.base import Model
 
 HPARAMS = {**EXPOSURE_HPARAMS, "inner_lr": 1e-3}
-"""``inner_lr``: eta of the virtual step (eq. 16); ``outer_lr``: eta' of the exposure (eq. 17)."""
+"""``inner_lr``: eta of the virtual step (eq. 16); ``outer_lr``: eta' of the exposure (eq. 17); ``min_exposure``: lower
+clip of the exposure in L2, which the paper tried at .01; below it the exposure gets no gradient."""
 
 
 def biif(
@@ -29,6 +33,7 @@ def biif(
     detach_items: bool = True,
     reduction: str = "sum",
     train_on_exposed: bool = True,
+    exposed: str = "all",
 ) -> Method:
     """Learns relevance on L2 with exposure m(u, i), and m through what the step does to known pairs.
 
@@ -47,7 +52,8 @@ def biif(
     - ``detach_items``: whether the item vectors inside the exposure are constants. The theory of the paper
       (eq. 18, 19) needs it.
     - ``reduction``: with ``"sum"`` hypergradients stand above Adam's epsilon and the exposure moves by ``outer_lr``
-      a step; with ``"mean"`` they can lie below it and the exposure stays near its start, theta mixed with 1/2.
+      a step; with ``"mean"`` they can lie below it and the exposure stays near its start, theta mixed with 1/2. The
+      log ``hypergradient_over_eps`` says which.
     - ``frame``: which zeros are drawn; see ``methods.batching``. With ``"clicks_and_negatives"`` the negative
       "probably exposed" pairs are training zeros of every method on that frame, not of this one alone.
 
@@ -62,12 +68,14 @@ def biif(
         detach_items: see above.
         reduction: see above.
         train_on_exposed: whether the "probably exposed" pairs are training rows too; ``methods.ubo`` leaves them out.
+        exposed: ``"all"`` of these pairs, or ``"positives"``: the others are explicit low ratings, which a log of
+            clicks does not have, and are then neither in L_val nor, as known zeros, in L_train.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
+        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``, ``min_exposure``.
 
     Raises:
-        ValueError: unknown ``inner_step``, ``reduction`` or ``frame``.
+        ValueError: unknown ``inner_step``, ``reduction``, ``frame`` or ``exposed``.
         ConfigError: (on training) the data has no "probably exposed" pairs.
 
     Example:
@@ -83,18 +91,36 @@ def biif(
     Source:
         Biif Algorithm 1 and eq. 10, 14, 16, 17; UBO (arXiv 2206.00147).
     """
+    check_choice(("all", "positives"), exposed=exposed)
     batches = pair_frame(frame, batch_size=batch_size, n_negatives=n_negatives)
+    batches = batches if train_on_exposed else without_exposed(batches)
     terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
+    outer_loss = terms.exposed_bce
+    if exposed == "positives":
+        batches, outer_loss = _on_positives(batches, outer_loss)
     return bilevel(
         prediction_group(model),
         exposure_group(exposure_model),
         names=("prediction", "exposure"),
         inner_loss=terms.umf,
-        outer_loss=terms.exposed_bce,
-        batches=batches if train_on_exposed else without_exposed(batches),
+        outer_loss=outer_loss,
+        batches=batches,
         predict=predict_logits(model),
         hparams=HPARAMS,
         inner_step=inner_step,
         reduction=reduction,
         exposure=terms.estimate,
     )
+
+
+def _on_positives(batches: BatchesFn, outer_loss: LossTerm) -> tuple[BatchesFn, LossTerm]:
+    """Both on data whose negative "probably exposed" pairs count nowhere: their labels are below 0."""
+
+    def of_data(data: TrainData) -> TrainData:
+        labels = jnp.where(data.exposed_labels > 0, data.exposed_labels, -1.0)
+        return data._replace(exposed_labels=labels)
+
+    def own_loss(params, context, batch):
+        return outer_loss(params, context._replace(data=of_data(context.data)), batch)
+
+    return lambda data, key: batches(of_data(data), key), own_loss

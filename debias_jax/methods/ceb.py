@@ -70,8 +70,8 @@ def ceb(
             that it never comes to R_AP.) It is refused with another ``risk``, where it would change nothing.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure), ``likelihood_weight``,
-        ``risk_weight``.
+        The method; hyperparameters ``lr``, ``weight_decay``, ``outer_lr`` (of the exposure), ``min_exposure`` (see
+        ``biif``), ``likelihood_weight``, ``risk_weight``.
 
     Raises:
         ValueError: unknown ``risk``, ``variant`` or ``frame``.
@@ -98,7 +98,7 @@ def ceb(
 
     def term(params, context: Context, batch):
         logits = model.apply(params["prediction"], batch.users, batch.items)
-        exposure = terms.probability(params, context.data, batch.users, batch.items)
+        exposure = terms.clipped(params, context, batch)
         likelihood = losses.umf(logits, batch.labels, exposure=exposure, reduce_fn=None)
         weight_logits = logits
         if detach_weights:

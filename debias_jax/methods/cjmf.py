@@ -22,8 +22,10 @@ HPARAMS = {
     "exposure_weight_decay": 11.0,
     "residual_lr": 1e-3 / 13,
     "residual_decay": 0.5,
+    "min_exposure": 0.01,
 }
-"""As released: decay of relevance, of exposure (220,000 times that), and the factor of both for the residuals."""
+"""As released: decay of relevance, of exposure (220,000 times that), and the factor of both for the residuals;
+``min_exposure``: the least exposure that a target of relevance has."""
 
 _FLOOR = 0.01
 _RESIDUAL_SCALE = 0.01
@@ -63,12 +65,14 @@ def cjmf(
         n_models: C, the number of sub-models and of parts.
         batch_size: a step has this times (C - 1) / C rows, as C - 1 sub-models are trained on each.
         n_negatives: uniform zeros drawn per click, anew in each part and for the residuals.
-        variant: ``"published"`` keeps the targets within [.01, .99]. ``"released"``: the program's lower bound of the
-            exposure tests the relevance, which is bounded by then, so that exposure targets have no lower bound.
+        variant: ``"published"`` keeps the targets of relevance within [.01, .99], those of exposure within
+            [``min_exposure``, .99]. ``"released"``: the program's lower bound of the exposure tests the relevance,
+            which is bounded by then, so that exposure targets have no lower bound.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``exposure_weight_decay``, ``residual_lr``,
-        ``residual_decay``. In the logs, ``loss`` is that of the relevance: L1, in the last pass of an epoch L2.
+        ``residual_decay``, ``min_exposure`` (of ``"published"`` only). In the logs, ``loss`` is that of the relevance:
+        L1, in the last pass of an epoch L2.
 
     Raises:
         ConfigError: ``n_models`` is below 2.
@@ -93,7 +97,9 @@ def cjmf(
         raise ConfigError(f"n_models must be at least 2, so that a part has others to train, got {n_models}")
     rows_of_step = max(1, batch_size * (n_models - 1) // n_models)
     batches = clicks_in_parts(batch_size=rows_of_step, n_parts=n_models, n_negatives=n_negatives)
-    exposure_floor = _FLOOR if variant == "published" else 0.0
+    own_hparams = dict(HPARAMS)
+    if variant == "released":
+        del own_hparams["min_exposure"]
 
     def transformations(hparams):
         """Of ``[group][part of the parameters]``."""
@@ -109,7 +115,7 @@ def cjmf(
         }
 
     def init(key: Key, data: TrainData, given: dict[str, Array]) -> TrainState:
-        hparams = resolve_hparams(HPARAMS, given)
+        hparams = resolve_hparams(own_hparams, given)
         keys = jax.random.split(key, 5)
         inits = {"prediction": model.init, "exposure": item_exposure_model.init}
         params = {}
@@ -134,7 +140,9 @@ def cjmf(
         }
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, hparams, extra)
 
-    def targets(params, popularity: Array, users: Array, items: Array, labels: Array, part: Array):
+    def targets(
+        params, floor: Array, popularity: Array, users: Array, items: Array, labels: Array, part: Array
+    ):
         """Relevance and exposure by the ensemble; of a click by the sub-model of its part."""
         logits = jax.vmap(lambda own: model.apply(own, users, items))(params["prediction"])
         exposure = _exposures(params, popularity, items)
@@ -143,7 +151,7 @@ def cjmf(
             jnp.where(labels > 0, jnp.take_along_axis(table, part[None], axis=0)[0], jnp.mean(table, axis=0))
             for table in tables
         )
-        return jnp.clip(relevance, _FLOOR, 1 - _FLOOR), jnp.clip(exposure, exposure_floor, 1 - _FLOOR)
+        return jnp.clip(relevance, _FLOOR, 1 - _FLOOR), jnp.clip(exposure, floor, 1 - _FLOOR)
 
     def _exposures(params, popularity: Array, items: Array) -> Array:
         """``[C, ...]`` exposure of items by each sub-model."""
@@ -165,7 +173,8 @@ def cjmf(
         labels = batch.is_click.astype(jnp.float32)
         part = batch.slots // part_size(data, n_models)
         popularity = extra["popularity"]
-        relevance, exposure = targets(kept, popularity, users, items, labels, part)
+        floor = hparams.get("min_exposure", 0.0)
+        relevance, exposure = targets(kept, floor, popularity, users, items, labels, part)
         tx = transformations(hparams)
 
         def learn(which: str, loss, active: Array):
@@ -237,7 +246,7 @@ def cjmf(
         every = jnp.arange(data.matrix_size[1], dtype=jnp.int32)
         return jnp.mean(_exposures(base, state.extra["popularity"], every), axis=0)[items]
 
-    return Method(init, batches, step, predict, HPARAMS, exposure)
+    return Method(init, batches, step, predict, own_hparams, exposure)
 
 
 def _clip_logits(logits: Array) -> Array:

@@ -72,6 +72,12 @@ class Group(NamedTuple):
     fit: Callable[[Key, TrainData, dict[str, Array]], Params] | None = None
 
 
+def _root_mean_square(tree: PyTree) -> Array:
+    """Over the coordinates that are not 0; 0 where all are."""
+    reached = sum(jnp.sum(leaf != 0, dtype=jnp.float32) for leaf in jax.tree.leaves(tree))
+    return optax.tree.norm(tree) / jnp.sqrt(jnp.maximum(reached, 1.0))
+
+
 def adam(lr: str = "lr", weight_decay: str | None = "weight_decay"):
     """Adam with coupled L2, reading the named hyperparameters."""
     return lambda hparams: optimizers.adam(
@@ -288,7 +294,11 @@ def bilevel(
         exposure: see ``Method.exposure``.
 
     Returns:
-        The method. Its logs hold the inner mean ``loss``, the ``outer_loss`` and the ``hypergradient_norm``.
+        The method. Its logs hold the inner mean ``loss``, the ``outer_loss``, the ``hypergradient_norm`` and
+        ``hypergradient_over_eps``: the root mean square of the hypergradient's coordinates, of those that the step
+        reached at all, over the epsilon 1e-8 of ``optimizers.adam``. Adam divides coordinate by coordinate: far above 1
+        the outer group moves by its step size whatever the reduction, far below 1 it stands still. (The norm tells
+        neither: it grows with the number of coordinates.)
 
     Raises:
         ValueError: unknown ``inner_step`` or ``reduction``.
@@ -349,6 +359,7 @@ def bilevel(
             "loss": safe_divide(total, count),
             "outer_loss": hyper.value,
             "hypergradient_norm": optax.tree.norm(hyper.grads),
+            "hypergradient_over_eps": _root_mean_square(hyper.grads) / optimizers.ADAM_EPS,
         }
         return state, logs
 

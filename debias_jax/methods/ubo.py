@@ -36,7 +36,7 @@ def ubo(
         reduction: ditto.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``.
+        The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``, ``min_exposure``.
 
     Raises:
         ValueError: unknown ``inner_step``, ``reduction`` or ``frame``.
@@ -47,7 +47,7 @@ def ubo(
         >>> method = methods.ubo(
         ...     models.mf(8, 6, dim=2), models.biif_exposure(8, dim=2), item_vectors=models.item_vectors)
         >>> sorted(method.hparams)
-        ['inner_lr', 'lr', 'outer_lr', 'weight_decay']
+        ['inner_lr', 'lr', 'min_exposure', 'outer_lr', 'weight_decay']
 
     Source:
         UBO (arXiv 2206.00147, version 1).

@@ -147,7 +147,8 @@ def on_plateau(plateau: Plateau, history: Sequence[Mapping[str, Any]]) -> np.nda
 
     Args:
         plateau: the rule.
-        history: one row an epoch, ``plateau.log`` with a value for each run, as in ``FitResult.history``.
+        history: one row an epoch, ``plateau.log`` with a value for each run, as in ``FitResult.history``; a row
+            without it, of the evaluation before training, is passed over.
 
     Returns:
         bool ``[runs]``. An epoch whose log is NaN does not count: the run rested, or its loss was not finite.
@@ -157,7 +158,7 @@ def on_plateau(plateau: Plateau, history: Sequence[Mapping[str, Any]]) -> np.nda
         >>> on_plateau(Plateau("loss", patience=2), history).tolist(), on_plateau(Plateau("loss"), history).tolist()
         ([True, True], [False, False])
     """
-    logs = zip(*(row[plateau.log] for row in history), strict=True)
+    logs = zip(*(row[plateau.log] for row in history if plateau.log in row), strict=True)
     return np.array([_stalls(values, plateau.tolerance) >= plateau.patience for values in logs])
 
 

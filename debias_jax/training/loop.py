@@ -45,7 +45,8 @@ class FitResult(NamedTuple):
         best_value: monitored metric of the best evaluation; infinitely bad without one.
         best_epoch: epochs done at that evaluation, -1 without one.
         diverged: whether the run was dropped because a loss, or every value of the monitor, was not finite.
-        history: one dict an epoch, ``{"epoch": e, name: value(s)}``; evaluations stand in the chunk's last epoch.
+        history: one dict an epoch, ``{"epoch": e, name: value(s)}``; evaluations stand in the chunk's last epoch. With
+            ``eval_at_start`` the first one has epoch 0 and holds an evaluation alone.
         seconds: wall time, compilation and earlier parts of a resumed run included.
     """
 
@@ -119,6 +120,7 @@ def fit_many(
     *,
     epochs: int,
     eval_every: int = 1,
+    eval_at_start: bool = False,
     evaluate: EvaluateFn | None = None,
     eval_data: PyTree = None,
     monitor: str | None = None,
@@ -144,6 +146,8 @@ def fit_many(
             Values do not enter the compiled program: a sweep over them compiles once.
         epochs: epochs at most.
         eval_every: epochs a chunk, and between evaluations.
+        eval_at_start: whether the untrained states are evaluated too, as epoch 0. That evaluation counts like any
+            other: it may stay the best, and ``patience`` starts from it.
         evaluate: ``(state, eval_data) -> named scalars``, on validation data.
         eval_data: its second argument, passed through ``jit`` rather than closed over.
         monitor: the scalar that chooses the best epoch and stops early.
@@ -181,7 +185,7 @@ def fit_many(
         (2, 15)
     """
     strategy = _check_settings(
-        epochs, eval_every, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
+        epochs, eval_every, eval_at_start, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
     )
     n_runs = keys.shape[0]
     stacked = _stacked_hparams(method, hparams or {}, n_runs)
@@ -201,6 +205,11 @@ def fit_many(
             _check_resumable(done, epochs, eval_every, restored.meta["strategy"], strategy)
     if on_resume is not None:
         on_resume(done)
+    if eval_at_start and not done:
+        stops, scores = programs.judge(states, stops, eval_data, jnp.asarray(0, jnp.int32))
+        history = [{"epoch": 0, **{name: np.asarray(value).tolist() for name, value in scores.items()}}]
+        if on_epoch is not None:
+            on_epoch(history[0])
     trained, saved = False, time.perf_counter()
 
     with _deferred_signals(checkpointer is not None) as received:
@@ -353,7 +362,7 @@ def _stacked_hparams(method: Method, given: dict[str, Any], n_runs: int) -> dict
 
 
 def _check_settings(
-    epochs, eval_every, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
+    epochs, eval_every, eval_at_start, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
 ) -> str:
     """Refuses settings that do not fit; returns the strategy with ``auto`` resolved."""
     for value, allowed, what in (
@@ -369,6 +378,8 @@ def _check_settings(
             raise ConfigError(f"{what} is {value}; it must be at least 1")
     if monitor is not None and evaluate is None:
         raise ConfigError(f"monitor is {monitor!r}, but there is no evaluate function that would compute it")
+    if eval_at_start and evaluate is None:
+        raise ConfigError("eval_at_start is set, but there is no evaluate function that could be called")
     if patience is not None and monitor is None:
         raise ConfigError(f"patience is {patience}, but no monitor says what should improve")
     return resolve_strategy(strategy)

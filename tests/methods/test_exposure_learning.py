@@ -71,7 +71,7 @@ class TestUbo:
 class TestCeb:
     """Its loss is lambda_pred times the likelihood of clicks and lambda_w times the risk."""
 
-    def step(self, train, **options):
+    def step(self, train, clip=0.0, **options):
         method = methods.ceb(
             models.mf(N_USERS, N_ITEMS, dim=DIM, init_scale=0.7),
             models.biif_exposure(N_USERS, dim=DIM, init_scale=0.7),
@@ -79,7 +79,13 @@ class TestCeb:
             batch_size=64,
             **options,
         )
-        hparams = {"lr": 0.01, "outer_lr": 0.02, "likelihood_weight": 3.0, "risk_weight": 0.5}
+        hparams = {
+            "lr": 0.01,
+            "outer_lr": 0.02,
+            "likelihood_weight": 3.0,
+            "risk_weight": 0.5,
+            "min_exposure": clip,
+        }
         state = method.init(jax.random.key(1), train, hparams)
         batch = jax.tree.map(lambda x: x[0], method.batches(train, jax.random.key(5)))
         exposure = method.exposure(state, train, batch.users, batch.items)
@@ -104,6 +110,14 @@ class TestCeb:
         likelihood = jnp.where(batch.labels > 0, -jnp.log(m * p), -jnp.log1p(-m * p))
         values = 3.0 * likelihood + 0.5 * jnp.where(batch.labels > 0, click[risk], zero[risk])
         assert float(logs["loss"]) == pytest.approx(float(values[batch.where].mean()), rel=1e-4)
+
+    def test_with_an_exposure_clipped_to_1_all_is_the_cross_entropy_of_clicks(self, train):
+        new, logs, state, batch, logits, exposure = self.step(train, clip=1.0)
+        p = np.asarray(jax.nn.sigmoid(logits), np.float64)
+        values = np.where(batch.labels > 0, -np.log(p), -np.log1p(-p))[np.asarray(batch.where)]
+        assert float(logs["loss"]) == pytest.approx(3.5 * values.mean(), rel=1e-5)
+        jax.tree.map(np.testing.assert_array_equal, new.params["exposure"], state.params["exposure"])
+        assert float(exposure.max()) < 1.0, "what is estimated is not clipped"
 
     def test_detached_weights_leave_the_exposure_to_the_likelihood(self, train):
         new, _, state, batch, logits, _ = self.step(train, detach_weights=True)

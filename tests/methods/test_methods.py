@@ -193,13 +193,51 @@ class TestBiif:
         assert norms["adam"] < 1e-2 * norms["virtual_sgd"]
         assert norms["sgd"] == pytest.approx(norms["virtual_sgd"], rel=1e-6)
 
+    def test_a_clipped_exposure_enters_the_loss_and_gets_no_gradient_below(self, train):
+        method = self._biif()
+        for clip in (0.4, 1.0):
+            state = method.init(jax.random.key(1), train, {"min_exposure": clip})
+            batch = _first_batch(method, train)
+            m = np.asarray(method.exposure(state, train, batch.users, batch.items), np.float64)
+            assert m.min() < 0.4 < m.max() < 1.0
+            m, p = np.maximum(m, clip), jax.nn.sigmoid(method.predict(state, batch.users, batch.items))
+            values = np.where(batch.labels > 0, -np.log(m * p), -np.log1p(-m * p))
+            new, logs = method.step(state, train, batch, jax.random.key(2))
+            assert float(logs["loss"]) == pytest.approx(values[np.asarray(batch.where)].mean(), rel=1e-5)
+        assert float(logs["hypergradient_norm"]) == float(logs["hypergradient_over_eps"]) == 0.0
+        jax.tree.map(np.testing.assert_array_equal, new.params["exposure"], state.params["exposure"])
+
+    def test_positives_alone_guide_and_the_other_known_pairs_are_nowhere(self, log, train):
+        whole, method = self._biif(), self._biif(exposed="positives")
+        negative = log.probably_exposed.labels == 0
+        known = set(
+            zip(
+                log.probably_exposed.users[negative].tolist(),
+                log.probably_exposed.items[negative].tolist(),
+                strict=True,
+            )
+        )
+        rows = {
+            name: list(zip(*_pairs(each.batches(train, jax.random.key(5)))[:2], strict=True))
+            for name, each in (("all", whole), ("positives", method))
+        }
+        # Each is a row of its own; the same uniform zeros are drawn beside them.
+        assert known <= set(rows["all"]) and len(rows["all"]) - len(rows["positives"]) == len(known)
+        state = method.init(jax.random.key(1), train, {"inner_lr": 0.0})
+        logs = method.step(state, train, _first_batch(method, train), jax.random.key(2))[1]
+        positive = np.asarray(train.exposed_labels) > 0
+        logits = method.predict(state, train.exposed_users[positive], train.exposed_items[positive])
+        assert float(logs["outer_loss"]) == pytest.approx(float(np.sum(np.log1p(np.exp(-logits)))), rel=1e-5)
+
     def test_frozen_exposure_is_the_start(self, train):
         method = self._biif()
         state = method.init(jax.random.key(1), train, {"outer_lr": 0.0})
         new, _ = method.step(state, train, _first_batch(method, train), jax.random.key(2))
         jax.tree.map(np.testing.assert_array_equal, new.params["exposure"], state.params["exposure"])
 
-    @pytest.mark.parametrize("options", [{"inner_step": "newton"}, {"reduction": "max"}])
+    @pytest.mark.parametrize(
+        "options", [{"inner_step": "newton"}, {"reduction": "max"}, {"exposed": "negatives"}]
+    )
     def test_unknown_options_are_named(self, options):
         with pytest.raises(ValueError, match=next(iter(options.values()))):
             self._biif(**options)

@@ -132,6 +132,48 @@ class TestEarlyStopping:
         assert np.any(best.state.params["prediction"]["user"] != last.state.params["prediction"]["user"])
 
 
+class TestEvaluationBeforeTraining:
+    def test_it_is_the_first_row_and_changes_no_training(self, method, train, validation, tmp_path):
+        settings = {"eval_every": 2, "patience": 3, **validation}
+        fit = functools.partial(training.fit_many, method, train, _keys(0, 1), {"lr": 0.02})
+        plain, whole, seen = fit(epochs=4, **settings), fit(epochs=4, eval_at_start=True, **settings), []
+        for epochs in (2, 4):
+            with Checkpointer(tmp_path, fingerprint={}) as saver:
+                parts = fit(
+                    epochs=epochs, eval_at_start=True, checkpointer=saver, on_epoch=seen.append, **settings
+                )
+        assert whole.history[1:] == plain.history
+        assert whole.history[0].keys() == {"epoch", "snips_dcg@3"} and whole.history[0]["epoch"] == 0
+        untrained = [
+            method.init(jax.random.fold_in(key, 0), train, {"lr": jnp.float32(0.02)}) for key in _keys(0, 1)
+        ]
+        scores = [
+            float(validation["evaluate"](state, validation["eval_data"])["snips_dcg@3"])
+            for state in untrained
+        ]
+        np.testing.assert_allclose(whole.history[0]["snips_dcg@3"], scores, rtol=1e-6)
+        _equal(whole.last_state, plain.last_state)
+        # Once, not again by the part that resumes.
+        assert parts.history == whole.history and [row["epoch"] for row in seen] == [0, 1, 2, 3, 4]
+
+    def test_it_counts_like_any_other(self, method, train):
+        """Scores fall with every step: the untrained state is the best, and two worse ones end the run."""
+        result = training.fit(
+            method,
+            train,
+            training.run_key(0),
+            epochs=9,
+            eval_at_start=True,
+            evaluate=lambda state, _: {"value": -1.0 * state.step},
+            monitor="value",
+            patience=2,
+        )
+        assert result.best_epoch == 0 and result.best_value == 0.0
+        assert [row["epoch"] for row in result.history] == [0, 1, 2]
+        untrained = method.init(jax.random.fold_in(training.run_key(0), 0), train, {})
+        chex.assert_trees_all_close(result.state.params, untrained.params, rtol=1e-6)
+
+
 class TestResume:
     def test_a_fit_cut_in_two_is_the_whole_fit(self, method, train, validation, tmp_path):
         settings = {"eval_every": 2, "patience": 3, **validation}
@@ -238,6 +280,8 @@ class TestRefusals:
             training.fit(method, train, training.run_key(0), epochs=1, patience=1)
         with pytest.raises(ConfigError, match="no evaluate function"):
             training.fit(method, train, training.run_key(0), epochs=1, monitor="value")
+        with pytest.raises(ConfigError, match="eval_at_start is set, but there is no evaluate function"):
+            training.fit(method, train, training.run_key(0), epochs=1, eval_at_start=True)
 
     def test_hyperparameters_of_another_length(self, method, train):
         with pytest.raises(ConfigError, match=r"lr has shape \(3,\).*2 runs"):

@@ -60,6 +60,11 @@ class TestRule:
         assert first == [rule(walk, 1e-3, 7) for walk in walks]
         assert len(set(first)) > 5, "the walks should differ, or this test shows nothing"
 
+    def test_the_evaluation_before_training_is_no_epoch_of_it(self):
+        rows = [{"epoch": 0, "auc": [0.5]}, *history_of([9.0, 9.0])]
+        assert on_plateau(Plateau("loss", patience=1), rows).tolist() == [True]
+        assert on_plateau(Plateau("loss", patience=2), rows).tolist() == [False]
+
     def test_defaults_are_those_of_the_released_program(self):
         assert Plateau("loss") == ("loss", 1e-4, 7)
 
