@@ -7,7 +7,8 @@
 Ratings >= 4 are clicks. The "probably exposed" pairs are in the training part, 10 % of the other rated pairs are for
 tuning by SNIPS. Settings of the paper: dim 50, batch 1024, 100 epochs, Adam; 15 epochs for CJMF, each of whose epochs
 trains eight models. Every method had 15 settings to choose from, of three seeds each; ``ubo`` has what was tuned for
-``biif``. Results: docs/results.md.
+``biif``. ``cjmf_program``, ``ceb_program`` and ``auto_debias_program`` have the settings of the released programs.
+Results: docs/results.md.
 """
 
 from debias_jax import experiment
@@ -143,15 +144,31 @@ GROUPS = {
         "ceb_detached",
     ),
     "meta": ("biif", "ubo", "auto_debias", "auto_debias_ratings", "auto_debias_released"),
+    # Whether the settings or the user and item biases make the rows of CJMF, CEB and AutoDebias what they are.
+    "joint_reasons": (
+        "mf",
+        "mf_with_biases",
+        "auto_debias",
+        "auto_debias_without_biases",
+        "auto_debias_program",
+        "cjmf",
+        "cjmf_program",
+        "ceb",
+        "ceb_program",
+    ),
     "rated": ("mf", "mean_logit_ratings", "mf_rated", "ips", "ips_popularity", "snips"),
 }
 
 
 def get_config(method: str = ""):
     """Config of one method or variant, several (comma-separated), a name of ``GROUPS``, or ``all``."""
+    variants = experiment.implicit_variants(TUNED)
+    for name in ("cjmf", "ceb", "auto_debias"):
+        own = variants[f"{name}_program"] = variants[name].copy_and_resolve_references()
+        own.hparams = {**(_AUTO_DEBIAS if name == "auto_debias" else {}), **FIRST[name][0]}
     config = experiment.base_config()
     with config.unlocked():
-        experiment.select_variants(config, method, experiment.implicit_variants(TUNED), groups=GROUPS)
+        experiment.select_variants(config, method, variants, groups=GROUPS)
         config.data.name = "coat"
         config.data.options = {"threshold": 4.0}
         config.data.split = {"name": "biif", "seed": 0}

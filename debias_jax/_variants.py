@@ -43,6 +43,7 @@ def implicit_variants(
         # A rated log says which shown items were disliked; these three read it, the click methods do not.
         "mean_logit_ratings": ("mean_logit", {"feedback": "ratings"}, {}),
         "mf_rated": ("mf", {"frame": "observed"}, {}),
+        "mf_with_biases": ("mf", {}, {}),
         "ips_popularity": ("ips", {"propensity": "popularity"}, {}),
         "ips_logged": ("ips", {"propensity": "logged"}, {}),
         "snips_logged": ("snips", {"propensity": "logged"}, {}),
@@ -68,6 +69,7 @@ def implicit_variants(
         "joint_opt_attached": ("joint_opt", {"detach_items": False}, {}),
         "auto_debias_ratings": ("auto_debias", {"feedback": "ratings"}, {}),
         "auto_debias_released": ("auto_debias", {"variant": "released"}, {}),
+        "auto_debias_without_biases": ("auto_debias", {}, {}),
         **CLIPS,
     }
     # Settings of means are none for sums: the released program has its own, or those under its own name.
@@ -75,12 +77,16 @@ def implicit_variants(
     of_method["auto_debias_released"] = {}
     settings, train = settings or {}, {"cjmf": {"epochs": 15}}
     # Its scores are fitted to labels of -1 and 1, which take an offset.
-    model = {"auto_debias": {"bias": True}}
+    model = {
+        "auto_debias": {"bias": True},
+        "auto_debias_without_biases": {"bias": False},
+        "mf_with_biases": {"bias": True},
+    }
     return {
         name: variant(
             method,
             options={**settings.get(method, {}), **options},
-            model=model.get(method),
+            model=model.get(name, model.get(method)),
             fixed=fixed,
             train=train.get(method),
             **{**of_method[name], **tuned.get(name, {})},
