@@ -1,21 +1,13 @@
 """The tables of next-item models: what is read of finished runs, what stands beside it, what is missing."""
 
-import importlib.util
-
 import pytest
 from reference.runs import finish
 from reference.tables import ROOT, cells
+from reference.tables import load_config as config_of
 
 from debias_jax import _sequence_tables, experiment
 from debias_jax.data import synthetic_sequences
 from debias_jax.errors import ConfigError, DataError
-
-
-def config_of(dataset, method):
-    spec = importlib.util.spec_from_file_location(dataset, ROOT / "configs" / f"{dataset}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(method)
 
 
 @pytest.fixture
