@@ -69,6 +69,10 @@ def save_settings(
     for level, height in (levels or {}).items():
         axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log")
+    # The settings themselves: the powers of ten and their parts say little, and overlap.
+    settings = sorted({setting for points in series.values() for setting in points})
+    axis.set_xticks(settings, [f"{setting:g}" for setting in settings], rotation=45)
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path)

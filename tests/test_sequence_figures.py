@@ -75,9 +75,10 @@ class TestWhatIsDrawn:
         assert all((tmp_path / link).read_bytes().startswith(b"\x89PNG") for link in links)
         (two,), three, (four,) = drawn
         lines = {line.get_label(): line for line in two.get_lines()}
-        np.testing.assert_allclose(lines["CE"].get_ydata(), 0.06)
+        assert lines["CE"].get_ydata() == pytest.approx([0.06, 0.06])
         points = two.containers[0].lines[0]
         np.testing.assert_allclose(points.get_xydata(), [[0.1, 0.045], [0.7, 0.07]])
+        assert [label.get_text() for label in two.get_xticklabels()] == ["0.1", "0.7"]
         assert [axis.get_title() for axis in three] == ["NCE, c = 1", "NEG"]
         for axis in three:
             curves = {line.get_label(): line.get_xydata() for line in axis.get_lines()}
@@ -85,7 +86,7 @@ class TestWhatIsDrawn:
             # The mean of the two seeds' validation: .1, .3, .2 and .05, .1, .15.
             np.testing.assert_allclose(curves["K = 10"], [[5, 0.075], [10, 0.2], [15, 0.175]])
         assert [line.get_label() for line in four.containers] == ["K = 10", "K = 500"]
-        np.testing.assert_allclose(four.containers[1].lines[0].get_xdata(), [1, 100])
+        np.testing.assert_allclose(four.containers[1].lines[0].get_xydata()[:, 0], [1, 100])
 
     def test_numbers_stand_below(self, tmp_path, calls):
         put_all(tmp_path / "runs")

@@ -224,6 +224,25 @@ def test_questions_about_histories_compile_once():
     assert {row.item for row in answers[1]}.isdisjoint({"item0", "item4"})
 
 
+@pytest.mark.parametrize(
+    ("n_items", "ks", "compiled"), [(40, (1, 10, 16), 1), (40, (16, 17, 32, 40), 3), (6, (1, 6), 1)]
+)
+def test_few_numbers_of_items_compile(n_items, ks, compiled):
+    traces = []
+
+    def traced(params, histories):
+        traces.append(histories.shape)
+        return params["scores"][None, :]
+
+    scores = np.random.default_rng(0).permutation(n_items).astype(np.float32)
+    items = Vocabulary([str(number) for number in range(n_items)], kind="item")
+    bundle = Bundle({"scores": jnp.asarray(scores)}, Vocabulary(["ann"], kind="user"), items, {})
+    for k in ks:
+        found = recommend_next(traced, bundle, ["0"], length=3, k=k, exclude_seen=False)
+        assert [(int(row.item), row.score) for row in found] == slow_top(scores, [], k)
+    assert len(traces) == compiled
+
+
 def test_answers_survive_a_round_trip_through_a_bundle(tmp_path):
     bundle = make(seen=seen_of(HISTORY))
     save_bundle(
