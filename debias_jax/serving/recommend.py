@@ -180,8 +180,11 @@ def recommend_many(
         # A short last chunk is filled up with its first user, as another shape would be compiled again.
         batch = np.concatenate([codes[rows], np.full(width - len(rows), codes[rows[0]], np.int32)])
         hidden = _seen_mask(bundle, batch) if exclude_seen else np.zeros((width, n_items), bool)
-        values, indices, bad_item = _top(score, bundle.params, batch, hidden, _rounded(k, n_items))
-        bad = np.flatnonzero(np.asarray(bad_item) < n_items)
+        # A slice of a device array compiles for each k.
+        values, indices, bad_item = jax.device_get(
+            _top(score, bundle.params, batch, hidden, _rounded(k, n_items))
+        )
+        bad = np.flatnonzero(bad_item < n_items)
         if bad.size:
             user, item = bundle.users.ids[batch[bad[0]]], bundle.items.ids[int(bad_item[bad[0]])]
             raise DivergedError(
@@ -251,16 +254,18 @@ def recommend_next(
     newest = np.full((1, length), n_items, np.int32)
     newest[0, max(0, length - len(codes)) :] = codes[-length:]
 
-    values, indices, bad_item = _top(_OfHistories(score), bundle.params, newest, hidden, _rounded(k, n_items))
+    values, indices, bad_item = jax.device_get(
+        _top(_OfHistories(score), bundle.params, newest, hidden, _rounded(k, n_items))
+    )
     if int(bad_item[0]) < n_items:
         raise DivergedError(
             f"the score of item {bundle.items.ids[int(bad_item[0])]!r} is not finite; the model diverged, train it "
             "again"
         )
-    found = bundle.items.decode(np.asarray(indices[0, :k]))
+    found = bundle.items.decode(indices[0, :k])
     return [
         Recommendation(item, float(value), rank)
-        for rank, (item, value) in enumerate(zip(found, np.asarray(values[0, :k]), strict=True), start=1)
+        for rank, (item, value) in enumerate(zip(found, values[0, :k], strict=True), start=1)
     ]
 
 
