@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from debias_jax import _exposure_figures, _markdown, _plots
+from debias_jax import _exposure_figures, _markdown, _plots, _sequence_figures
 from debias_jax._config import choose
 from debias_jax._fit import make_judge
 from debias_jax._rows import changed, run_rows
@@ -143,6 +143,7 @@ FIGURES = {
     "badr_figures": draw,
     "biif_figures": _exposure_figures.draw,
     "bir_figure7": draw_batch_sizes,
+    "sce_figures": _sequence_figures.draw,
 }
 """Figures by the name of their table."""
 

@@ -49,6 +49,7 @@ def save_settings(
     xlabel: str,
     ylabel: str,
     title: str,
+    levels: Mapping[str, float] | None = None,
 ) -> None:
     """Draws one metric over a setting (log scale), mean and sd over seeds.
 
@@ -58,15 +59,54 @@ def save_settings(
         xlabel: the setting.
         ylabel: the metric.
         title: of the figure.
+        levels: what to draw as dashed lines across it, name -> height.
     """
     figure, (axis,) = _figure(1, width=5.0)
     for name, points in series.items():
         means = [np.mean(values) for values in points.values()]
         sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in points.values()]
         axis.errorbar(list(points), means, yerr=sds, fmt="o-", capsize=3, label=name)
+    for level, height in (levels or {}).items():
+        axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log")
+    # The settings themselves: the powers of ten and their parts say little, and overlap.
+    settings = sorted({setting for points in series.values() for setting in points})
+    axis.set_xticks(settings, [f"{setting:g}" for setting in settings], rotation=45)
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
+    figure.savefig(path)
+
+
+def save_curves(
+    path: pathlib.Path,
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[tuple[int, float]]]]],
+    *,
+    ylabel: str,
+    title: str,
+) -> None:
+    """Draws one log over epochs, mean and sd over runs, in panels that share their scale.
+
+    Args:
+        path: the file.
+        panels: title of a panel -> name of a curve -> (epoch, value) of each run.
+        ylabel: the log.
+        title: of the figure.
+    """
+    figure, axes = _figure(len(panels), width=5.0)
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    colors = dict(zip(names, _colors(len(names)), strict=False))
+    handles = {}
+    for axis, (panel, lines) in zip(axes, panels.items(), strict=True):
+        for name, runs in lines.items():
+            epochs = np.asarray(sorted({epoch for run in runs for epoch, _ in run}))
+            values = np.asarray([[dict(run).get(epoch, np.nan) for run in runs] for epoch in epochs])
+            handles[name] = _band(axis, epochs, values, name, colors[name])
+        axis.set(xlabel="epoch", ylabel=ylabel, title=panel)
+        axis.grid(alpha=0.3)
+        axis.sharey(axes[0])
+    figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
+    figure.suptitle(title)
     figure.savefig(path)
 
 
@@ -112,6 +152,24 @@ def series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np
     return np.asarray([row["epoch"] for row in rows]), np.asarray(values, np.float64)
 
 
+def _colors(count: int):
+    from matplotlib import colormaps
+
+    return colormaps["tab10" if count <= 10 else "tab20"].colors
+
+
+def _band(axis, epochs: np.ndarray, values: np.ndarray, label: str, color):
+    """Draws the mean of ``values`` ``[epochs, runs]`` with a band of one sd; returns the line."""
+    # Runs that rest after early stopping are NaN; an epoch of which none is left ends the curve.
+    epochs, values = epochs[np.isfinite(values).any(axis=1)], values[np.isfinite(values).any(axis=1)]
+    mean, sd = np.nanmean(values, axis=1), np.zeros(len(epochs))
+    several = np.isfinite(values).sum(axis=1) > 1
+    sd[several] = np.nanstd(values[several], axis=1, ddof=1)
+    (line,) = axis.plot(epochs, mean, label=label, linewidth=1.5, color=color)
+    axis.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+    return line
+
+
 def curves(
     path: pathlib.Path,
     scored: Sequence[Scored],
@@ -131,22 +189,13 @@ def curves(
     if not names:
         return
     figure, axes = _figure(len(names), width=5.0)
-    from matplotlib import colormaps
-
-    colors = colormaps["tab10" if len(scored) <= 10 else "tab20"].colors
+    colors = _colors(len(scored))
     for axis, name in zip(axes, names, strict=True):
         for number, one in enumerate(scored):
             epochs, values = series(one.history, name)
             if epochs.size < 2:
                 continue
-            # Runs that rest after early stopping are NaN; an epoch of which none is left ends the curve.
-            epochs, values = epochs[np.isfinite(values).any(axis=1)], values[np.isfinite(values).any(axis=1)]
-            mean, sd = np.nanmean(values, axis=1), np.zeros(len(epochs))
-            several = np.isfinite(values).sum(axis=1) > 1
-            sd[several] = np.nanstd(values[several], axis=1, ddof=1)
-            color = colors[number % len(colors)]
-            axis.plot(epochs, mean, label=one.name, linewidth=1.5, color=color)
-            axis.fill_between(epochs, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+            _band(axis, epochs, values, one.name, colors[number % len(colors)])
         for level, height in (levels or {}).items():
             axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
         axis.set(xlabel="epoch", ylabel=labels[name])

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from debias_jax import _markdown, _results
+from debias_jax import _markdown
 from debias_jax._config import choose
+from debias_jax._finished import Cell, cells_by_variant
 from debias_jax._rows import changed, run_rows
 from debias_jax._sequence_variants import SCE_TABLE, SEQUENCE_LOSSES
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError
-from debias_jax.training.writers import read_jsonl
 
 LLM = ("pod", "p5_cid_iid", "llamarec", "e4srec")
 """Published rows that are no runs of this library's."""
@@ -153,14 +153,14 @@ def write(
         "",
         f"`{command}`; the section shows every run below DIR. Published: as printed. Logs: mean over five seeds of the "
         "logs released with the paper, and their sd of NDCG@10. Ours: mean ± sd over seeds. Epochs: trained, and the "
-        "best on validation.",
+        "best on validation, of each seed.",
         "",
     ]
     missing: dict[str, None] = {}
     for block in table.blocks(short):
         folder = workdir / block.folder
         run_rows(block.change(config), folder)
-        own = finished(folder, dataset.name)
+        own = cells_by_variant(folder, dataset.name)
         published = published_cells(docs / "published" / table.published, short, block.settings)
         logs = published_cells(docs / "published" / "sce_logs.json", short, {})
         with_logs = name in ("sce_table5", "sce_table7")
@@ -199,37 +199,6 @@ def published_cells(path: pathlib.Path, dataset: str, settings: Mapping[str, Any
     return found
 
 
-class Cell(NamedTuple):
-    """A finished run: its metrics' values over seeds, epochs trained, and the best epoch of each seed."""
-
-    values: dict[str, list[float]]
-    epochs: int
-    best_epochs: list[int]
-
-
-def finished(folder: pathlib.Path, dataset: str) -> dict[str, Cell]:
-    """The finished runs of a dataset in a folder, by variant."""
-    found = {}
-    for path in sorted(folder.glob("*/results.json")):
-        results = _results.read_json(path)
-        if results.get("dataset") != dataset:
-            continue
-        monitor = _results.read_json(path.parent / "config.json")["protocol"]["monitor"]
-        best: dict[int, tuple[float, int]] = {}
-        epochs = 0
-        for row in read_jsonl(path.parent / "metrics.jsonl"):
-            epochs = max(epochs, row["step"])
-            if row.get(monitor) is not None:
-                best[row["run"]] = max(
-                    best.get(row["run"], (-float("inf"), 0)),
-                    (row[monitor], row["step"]),
-                    key=lambda each: each[0],
-                )
-        values = {metric: entry["values"] for metric, entry in results["metrics"].items()}
-        found[results["variant"]] = Cell(values, epochs, [epoch for _, epoch in best.values()])
-    return found
-
-
 def _rows(table: SequenceTable, own: Mapping[str, Cell], published: Cells, logs: Cells) -> list[str]:
     """The lines of one block."""
     printed = [variant for variant in LLM if (variant, table.metrics[0]) in published]
@@ -257,12 +226,11 @@ def _rows(table: SequenceTable, own: Mapping[str, Cell], published: Cells, logs:
         if converged:
             cells.append(converged.get(variant, "-"))
         cell = own.get(variant)
-        best = "" if cell is None else ", ".join(map(str, cell.best_epochs))
-        body.append([*cells, "-" if cell is None else f"{cell.epochs} ({best})"])
+        body.append([*cells, *(("-", "-") if cell is None else (cell.seeds_text(), cell.epochs_text()))])
     columns = ("published", "logs", "ours") if logs else ("published", "ours")
     head = ["variant", *(f"{metric}, {column}" for metric in table.metrics for column in columns)]
     head += ["epochs to convergence, published"] if converged else []
-    head.append("epochs")
+    head += ["seeds", "epochs (best)"]
     return _markdown.rows(head, body)
 
 

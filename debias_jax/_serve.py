@@ -63,7 +63,11 @@ def load_predictor(workdir: str | os.PathLike):
         ConfigError: the workdir has no bundle, or several variants.
         CheckpointError: the bundle is damaged.
     """
-    bundle, config, sizes = _load_bundle(workdir)
+    return _predictor(*_load_bundle(workdir))
+
+
+def _predictor(bundle: serving.Bundle, config: ConfigDict, sizes: dict[str, Any]):
+    """``load_predictor`` of a bundle that is loaded."""
     method = build_method(config, bundle.config["entry"], **sizes)
     if method.frame is None:
         return bundle, functools.partial(_score, method)
@@ -115,12 +119,109 @@ def _history_scorer(config: str, entry: str, n_users: int, n_items: int) -> _His
     return _HistoryScorer(score, method.frame.max_len, model.uses_users)
 
 
-def _leaves_out(bundle: serving.Bundle, exclude_seen: bool | None) -> bool:
-    """Whether the history stays out; None for as the run was measured."""
-    if exclude_seen is not None or bundle.seen is None:
-        return exclude_seen is not False
+def _has_repeats(bundle: serving.Bundle) -> bool:
+    """Whether users of the log come back to an item, so that the run was measured with all items in the ranking."""
+    if bundle.seen is None:
+        return False
     histories = data.sequences.Histories(*bundle.seen)
-    return not data.sequences.has_repeats(data.sequences.events_of(histories, n_items=len(bundle.items)))
+    return data.sequences.has_repeats(data.sequences.events_of(histories, n_items=len(bundle.items)))
+
+
+class Recommender:
+    """Answers from the bundle of a workdir, which is read and checked once; questions of one kind compile once.
+
+    A history is padded to the length that the model reads, and ``k`` to a power of two: neither another length nor
+    another ``k`` up to that compiles again.
+
+    Args:
+        workdir: folder of a finished run of one variant.
+
+    Attributes:
+        bundle: what was loaded.
+
+    Raises:
+        ConfigError: the workdir has no bundle, or several variants.
+        CheckpointError: the bundle is damaged.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self.bundle, self._config, self._sizes = _load_bundle(workdir)
+
+    @functools.cached_property
+    def _leaves_out(self) -> bool:
+        return not _has_repeats(self.bundle)
+
+    @functools.cached_property
+    def _predictor(self):
+        return _predictor(self.bundle, self._config, self._sizes)
+
+    @functools.cached_property
+    def _scorer(self) -> _HistoryScorer | None:
+        bundle = self.bundle
+        # What reads features is a model of pairs.
+        if bundle.user_features is not None or bundle.item_features is not None:
+            return None
+        written = (json.dumps(bundle.config[part], sort_keys=True) for part in ("experiment", "entry"))
+        return _history_scorer(*written, len(bundle.users), len(bundle.items))
+
+    def for_user(
+        self, user: str, *, k: int = 10, exclude_seen: bool | None = None, unknown_user: str = "error"
+    ) -> list[serving.Recommendation]:
+        """The top-k items of a user in raw ids.
+
+        Args:
+            user: raw id.
+            k: number of items.
+            exclude_seen: whether items that the user clicked stay out; None for as measured: they do, unless the
+                method reads histories and the log has users who come back to an item.
+            unknown_user: ``"error"`` or ``"popular"``.
+
+        Raises:
+            DataError: the user is unknown, or ``k`` is larger than what is left.
+        """
+        bundle, score = self._predictor
+        excluded = self._leaves_out if exclude_seen is None else exclude_seen
+        return serving.recommend(score, bundle, user, k=k, exclude_seen=excluded, unknown_user=unknown_user)
+
+    def after(
+        self,
+        history: Sequence[str],
+        *,
+        user: str | None = None,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+    ) -> list[serving.Recommendation]:
+        """The top-k next items after a history of raw item ids.
+
+        Args:
+            history: raw item ids, the newest last.
+            user: raw id of whose history it is, for a model that knows users; others need none.
+            k: number of items.
+            exclude_seen: whether items of the history stay out; None for as measured: they do, unless the log of the
+                run has users who come back to an item.
+
+        Raises:
+            ConfigError: the method reads no histories, or it knows users and none is given.
+            DataError: an item or the user is unknown, the history is empty, or ``k`` is larger than what is left.
+        """
+        bundle, scorer = self.bundle, self._scorer
+        if scorer is None:
+            raise ConfigError(f"{bundle.config['entry']['method']} reads no history; name a user: --user=ID")
+        codes = None
+        if scorer.uses_users:
+            if user is None:
+                raise ConfigError(
+                    f"{self._config.model.name} knows users; say whose history it is: --user=ID"
+                )
+            codes = jnp.asarray(serving.encode_users(bundle, [user], "error", hint=False))
+        return serving.recommend_next(
+            scorer.score,
+            dataclasses.replace(bundle, params={"prediction": bundle.params, "users": codes}),
+            history,
+            length=scorer.length,
+            k=k,
+            exclude_seen=self._leaves_out if exclude_seen is None else exclude_seen,
+        )
 
 
 def export(
@@ -180,7 +281,7 @@ def recommend_next(
     k: int = 10,
     exclude_seen: bool | None = None,
 ) -> list[serving.Recommendation]:
-    """The top-k next items after a history of raw item ids, from the bundle of a workdir alone.
+    """The top-k next items after a history of raw item ids; of several questions ask a ``Recommender``.
 
     Args:
         workdir: folder of a finished run of one variant of ``next_item``.
@@ -195,28 +296,7 @@ def recommend_next(
         CheckpointError: the bundle is damaged.
         DataError: an item or the user is unknown, the history is empty, or ``k`` is larger than what is left.
     """
-    bundle, config, _ = _load_bundle(workdir)
-    entry = bundle.config["entry"]
-    scorer = None
-    # What reads features is a model of pairs.
-    if bundle.user_features is None and bundle.item_features is None:
-        written = (json.dumps(part, sort_keys=True) for part in (bundle.config["experiment"], entry))
-        scorer = _history_scorer(*written, len(bundle.users), len(bundle.items))
-    if scorer is None:
-        raise ConfigError(f"{entry['method']} reads no history; name a user: --user=ID")
-    codes = None
-    if scorer.uses_users:
-        if user is None:
-            raise ConfigError(f"{config.model.name} knows users; say whose history it is: --user=ID")
-        codes = jnp.asarray(serving.encode_users(bundle, [user], "error", hint=False))
-    return serving.recommend_next(
-        scorer.score,
-        dataclasses.replace(bundle, params={"prediction": bundle.params, "users": codes}),
-        history,
-        length=scorer.length,
-        k=k,
-        exclude_seen=_leaves_out(bundle, exclude_seen),
-    )
+    return Recommender(workdir).after(history, user=user, k=k, exclude_seen=exclude_seen)
 
 
 def recommend(
@@ -228,7 +308,7 @@ def recommend(
     unknown_user: str = "error",
     export_folder: str | os.PathLike | None = None,
 ) -> list[serving.Recommendation]:
-    """The top-k items of a user in raw ids, from the bundle of a workdir alone.
+    """The top-k items of a user in raw ids; of several questions ask a ``Recommender``.
 
     Args:
         workdir: folder of a finished run of one variant.
@@ -245,13 +325,13 @@ def recommend(
         DataError: the user is unknown, or ``k`` is larger than what is left or found.
     """
     if export_folder is None:
-        bundle, score = load_predictor(workdir)
-        excluded = _leaves_out(bundle, exclude_seen)
-        return serving.recommend(score, bundle, user, k=k, exclude_seen=excluded, unknown_user=unknown_user)
+        return Recommender(workdir).for_user(user, k=k, exclude_seen=exclude_seen, unknown_user=unknown_user)
     if unknown_user != "error":
         raise ConfigError(
             "an export has no popular items for unknown users; leave out the export or unknown_user"
         )
     bundle, towers = _load_towers(workdir)
-    index, excluded = serving.load_index(export_folder), _leaves_out(bundle, exclude_seen)
+    index, excluded = serving.load_index(export_folder), exclude_seen
+    if excluded is None:
+        excluded = not _has_repeats(bundle)
     return serving.recommend_from(index, bundle, towers["user_tower"], user, k=k, exclude_seen=excluded)

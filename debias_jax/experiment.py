@@ -7,7 +7,8 @@
 | ``tune`` | searches hyperparameters with Optuna, on validation only |
 | ``apply_tuned`` | puts what a search found into a config |
 | ``evaluate`` | scores a finished workdir again |
-| ``recommend`` | answers from a workdir's bundle |
+| ``recommend``, ``recommend_next`` | answers one question from a workdir's bundle |
+| ``Recommender`` | answers many, and compiles once |
 | ``base_config``, ``variant``, ``select_variants``, ``implicit_variants`` | what ``configs/*.py`` are written with |
 | ``use_own_schedules`` | the last line of a config whose variants train for different times |
 """
@@ -42,7 +43,14 @@ from debias_jax._sequence_variants import (
     sequence_settings,
     sequence_variants,
 )
-from debias_jax._serve import export, load_predictor, recommend, recommend_next, workdir_configs
+from debias_jax._serve import (
+    Recommender,
+    export,
+    load_predictor,
+    recommend,
+    recommend_next,
+    workdir_configs,
+)
 from debias_jax._tune import apply_tuned
 from debias_jax._variants import (
     CVR,
@@ -85,6 +93,7 @@ __all__ = [
     "SEQUENCE_GROUPS",
     "Outcome",
     "Published",
+    "Recommender",
     "apply_tuned",
     "base_config",
     "build_method",

@@ -3,6 +3,9 @@
 python launch/recommend.py --workdir=runs/biif --user=17 --k=10
 python launch/recommend.py --workdir=runs/sasrec --history=B001,B017,B003 --k=10
 python launch/recommend.py --workdir=runs/sasrec --history='"tea, green"' --history='jam,"tea, black"' --k=10
+
+For one answer a process imports, reads the bundle and compiles, which is most of its time; what was compiled is kept
+for the next one with JAX_COMPILATION_CACHE_DIR=FOLDER. For many answers, see experiment.Recommender.
 """
 
 import csv

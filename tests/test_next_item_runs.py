@@ -97,6 +97,25 @@ class TestRun:
             experiment.recommend_next(workdir, [item], user=dataset.users.ids[0], k=2)
         assert len(traces) == 1
 
+    def test_a_recommender_reads_and_compiles_once(self, config, workdir, monkeypatch):
+        traces, reads = [], []
+        score, read = _serve._score, _serve.serving.load_bundle
+        monkeypatch.setattr(_serve, "_score", lambda *given: (traces.append(1), score(*given))[1])
+        monkeypatch.setattr(_serve.serving, "load_bundle", lambda *given: (reads.append(1), read(*given))[1])
+        _serve._history_scorer.cache_clear()
+        recommender = experiment.Recommender(workdir)
+        users, items = recommender.bundle.users.ids, recommender.bundle.items.ids
+        # Shorter and longer than the five items that the model reads, and other numbers of answers.
+        asked = [(items[:1], 2), (items[:4], 2), (items[3:12], 10), (items[:2], 16)]
+        answers = [recommender.after(history, user=users[0], k=k) for history, k in asked]
+        assert len(traces) == 1
+        of_users = [recommender.for_user(user, k=k) for user, k in ((users[0], 3), (users[1], 5))]
+        assert len(traces) == 2 and len(reads) == 1
+        for (history, k), rows in zip(asked, answers, strict=True):
+            assert rows == experiment.recommend_next(workdir, history, user=users[0], k=k)
+            assert len(rows) == k and not set(history) & {row.item for row in rows}
+        assert of_users[1] == experiment.recommend(workdir, users[1], k=5)
+
     def test_what_does_not_fit_is_named(self, config, workdir):
         dataset, _ = experiment.load_dataset(config)
         item = dataset.items.ids[0]

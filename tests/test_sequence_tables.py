@@ -1,43 +1,13 @@
 """The tables of next-item models: what is read of finished runs, what stands beside it, what is missing."""
 
-import importlib.util
-import json
-import pathlib
-
 import pytest
+from reference.runs import finish
 from reference.tables import ROOT, cells
+from reference.tables import load_config as config_of
 
 from debias_jax import _sequence_tables, experiment
 from debias_jax.data import synthetic_sequences
 from debias_jax.errors import ConfigError, DataError
-
-
-def config_of(dataset, method):
-    spec = importlib.util.spec_from_file_location(dataset, ROOT / "configs" / f"{dataset}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(method)
-
-
-def finish(folder, variant, values, monitor=((5, 0.1), (10, 0.3), (15, 0.2)), dataset="beauty", ks=(5, 10)):
-    """A folder as a finished run of two seeds leaves it."""
-    own = pathlib.Path(folder) / variant
-    own.mkdir(parents=True)
-    metrics = {
-        f"{kind}@{k}": {"mean": sum(values) / 2, "sd": 0.0, "n": 2, "values": values}
-        for kind in ("hr", "ndcg", "mrr")
-        for k in ks
-    }
-    (own / "results.json").write_text(
-        json.dumps({"dataset": dataset, "variant": variant, "metrics": metrics})
-    )
-    (own / "config.json").write_text(json.dumps({"protocol": {"monitor": "ndcg@10"}}))
-    rows = [
-        {"step": step, "run": run, "ndcg@10": value if run == 0 else step / 100}
-        for step, value in monitor
-        for run in (0, 1)
-    ]
-    (own / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
@@ -66,7 +36,8 @@ def test_a_row_has_the_paper_the_logs_ours_and_the_epochs(tmp_path, nothing_trai
     lines = section("sce_table5", config_of("beauty", "sasrec_ce"), tmp_path).splitlines()
     row = cells(lines, "| sasrec_ce |")
     # NDCG@10 comes last: printed, mean and sd of the logs, ours.
-    assert row[-4:] == ["0.0597", "0.0597 ± 0.0004", "0.0590 ± 0.0014", "15 (10, 15)"]
+    assert row[-2:] == ["0, 1", "15 (10), 15 (15)"]
+    assert row[-5:-2] == ["0.0597", "0.0597 ± 0.0004", "0.0590 ± 0.0014"]
     assert cells(lines, "| sasrec_gbce |")[1:4] == ["-", "-", "0.0400 ± 0.0141"]
     assert cells(lines, "| llamarec |")[3] == "not run"
     missing = next(line for line in lines if line.startswith("Not run yet"))
@@ -111,7 +82,8 @@ def test_the_published_epochs_of_convergence_stand_beside_ours(tmp_path, nothing
         "0.0571",
         "0.0570 ± 0.0014",
         "95-115",
-        "15 (10, 15)",
+        "0, 1",
+        "15 (10), 15 (15)",
     ]
 
 
@@ -122,6 +94,15 @@ def test_runs_of_another_dataset_and_metrics_that_were_not_measured_are_left_out
     row = cells(lines, "| sasrec_ce |")
     assert row[3] == "-" and row[6] == "0.0590 ± 0.0014"
     assert not any(line.startswith("| gru4rec_ce |") for line in lines)
+
+
+def test_seeds_of_one_variant_are_one_row_in_whatever_folders_they_lie(tmp_path, nothing_trains):
+    finish(tmp_path, "sasrec_ce", [0.058], seeds=(0,), epochs=(15,))
+    finish(tmp_path / "later" / "two", "sasrec_ce", [0.060, 0.062], seeds=(2, 1), epochs=(10, 15))
+    lines = section("sce_table5", config_of("beauty", "sasrec_ce"), tmp_path).splitlines()
+    row = cells(lines, "| sasrec_ce |")
+    # By hand: mean .060, sd .002.
+    assert row[-3:] == ["0.0600 ± 0.0020", "0, 1, 2", "15 (10), 15 (15), 10 (10)"]
 
 
 def test_what_does_not_fit_is_said(tmp_path, nothing_trains):

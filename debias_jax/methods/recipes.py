@@ -72,10 +72,19 @@ class Group(NamedTuple):
     fit: Callable[[Key, TrainData, dict[str, Array]], Params] | None = None
 
 
-def _root_mean_square(tree: PyTree) -> Array:
-    """Over the coordinates that are not 0; 0 where all are."""
-    reached = sum(jnp.sum(leaf != 0, dtype=jnp.float32) for leaf in jax.tree.leaves(tree))
-    return optax.tree.norm(tree) / jnp.sqrt(jnp.maximum(reached, 1.0))
+def _norm_and_root_mean_square(tree: PyTree) -> tuple[Array, Array]:
+    """Norm, and the root mean square over the coordinates of rows (vectors of the last axis) that are not all 0.
+
+    Row by row as products of a row with itself, which is faster on CPU than the sum of a whole table.
+    """
+    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(tree)]
+    squares = [jnp.einsum("...d,...d->...", leaf, leaf, precision="highest") for leaf in leaves]
+    norm = jnp.sqrt(sum(jnp.sum(square) for square in squares))
+    reached = sum(
+        leaf.shape[-1] * jnp.sum(square > 0, dtype=jnp.float32)
+        for leaf, square in zip(leaves, squares, strict=True)
+    )
+    return norm, norm / jnp.sqrt(jnp.maximum(reached, 1.0))
 
 
 def adam(lr: str = "lr", weight_decay: str | None = "weight_decay"):
@@ -295,7 +304,7 @@ def bilevel(
 
     Returns:
         The method. Its logs hold the inner mean ``loss``, the ``outer_loss``, the ``hypergradient_norm`` and
-        ``hypergradient_over_eps``: the root mean square of the hypergradient's coordinates, of those that the step
+        ``hypergradient_over_eps``: the root mean square of the hypergradient's coordinates, in the rows that the step
         reached at all, over the epsilon 1e-8 of ``optimizers.adam``. Adam divides coordinate by coordinate: far above 1
         the outer group moves by its step size whatever the reduction, far below 1 it stands still. (The norm tells
         neither: it grows with the number of coordinates.)
@@ -355,11 +364,12 @@ def bilevel(
             params={inner_name: new_own, outer_name: new_other},
             opt_state={inner_name: new_own_state, outer_name: new_other_state},
         )
+        norm, root_mean_square = _norm_and_root_mean_square(hyper.grads)
         logs = {
             "loss": safe_divide(total, count),
             "outer_loss": hyper.value,
-            "hypergradient_norm": optax.tree.norm(hyper.grads),
-            "hypergradient_over_eps": _root_mean_square(hyper.grads) / optimizers.ADAM_EPS,
+            "hypergradient_norm": norm,
+            "hypergradient_over_eps": root_mean_square / optimizers.ADAM_EPS,
         }
         return state, logs
 

@@ -180,15 +180,18 @@ def recommend_many(
         # A short last chunk is filled up with its first user, as another shape would be compiled again.
         batch = np.concatenate([codes[rows], np.full(width - len(rows), codes[rows[0]], np.int32)])
         hidden = _seen_mask(bundle, batch) if exclude_seen else np.zeros((width, n_items), bool)
-        values, indices, bad_item = _top(score, bundle.params, batch, hidden, k)
-        bad = np.flatnonzero(np.asarray(bad_item) < n_items)
+        # A slice of a device array compiles for each k.
+        values, indices, bad_item = jax.device_get(
+            _top(score, bundle.params, batch, hidden, _rounded(k, n_items))
+        )
+        bad = np.flatnonzero(bad_item < n_items)
         if bad.size:
             user, item = bundle.users.ids[batch[bad[0]]], bundle.items.ids[int(bad_item[bad[0]])]
             raise DivergedError(
                 f"the score of item {item!r} for user {user!r} is not finite; "
                 "the model diverged, train it again"
             )
-        scores[rows], items[rows] = values[: len(rows)], indices[: len(rows)]
+        scores[rows], items[rows] = values[: len(rows), :k], indices[: len(rows), :k]
     where = np.isfinite(scores)
     return Recommendations(np.where(where, items, -1).astype(np.int32), scores, where)
 
@@ -206,7 +209,7 @@ def recommend_next(
 
     Args:
         score: ``(params, histories [1, l]) -> scores [1, n_items]``. Pass the same function each time: it is compiled
-            once.
+            once for all histories and all ``k`` up to a power of two.
         bundle: a loaded bundle.
         history: raw item ids, the newest last; older ones than the last ``length`` only count as seen.
         length: l, what the model reads; a shorter history is padded on the left with ``n_items``.
@@ -251,16 +254,18 @@ def recommend_next(
     newest = np.full((1, length), n_items, np.int32)
     newest[0, max(0, length - len(codes)) :] = codes[-length:]
 
-    values, indices, bad_item = _top(_OfHistories(score), bundle.params, newest, hidden, k)
+    values, indices, bad_item = jax.device_get(
+        _top(_OfHistories(score), bundle.params, newest, hidden, _rounded(k, n_items))
+    )
     if int(bad_item[0]) < n_items:
         raise DivergedError(
             f"the score of item {bundle.items.ids[int(bad_item[0])]!r} is not finite; the model diverged, train it "
             "again"
         )
-    found = bundle.items.decode(np.asarray(indices[0]))
+    found = bundle.items.decode(indices[0, :k])
     return [
         Recommendation(item, float(value), rank)
-        for rank, (item, value) in enumerate(zip(found, np.asarray(values[0]), strict=True), start=1)
+        for rank, (item, value) in enumerate(zip(found, values[0, :k], strict=True), start=1)
     ]
 
 
@@ -273,6 +278,11 @@ class _OfHistories:
     def __call__(self, params: Params, histories: Array, items: Array) -> Array:
         del items
         return self.score(params, histories[:, 0])
+
+
+def _rounded(k: int, n_items: int) -> int:
+    """The power of two, 16 at least, that holds ``k``: how many are looked for, so that few values of k compile."""
+    return min(n_items, max(16, 1 << (k - 1).bit_length()))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -21,7 +21,7 @@ def train():
 
 
 def step(train, w=W, **options):
-    """One step on L_in = sum a w^2 / 2 of four examples, L_out = sum w^2 / 2 of two."""
+    """One step on L_in = sum a w^2 / 2 of four examples, L_out = sum w^2 / 2 of two; a and w have a row a number."""
 
     def inner_loss(params, context, batch):
         del context, batch
@@ -32,8 +32,8 @@ def step(train, w=W, **options):
         return jnp.sum(params["inner"] ** 2) / 2, jnp.float32(N_OUTER)
 
     method = bilevel(
-        Group(lambda key: jnp.asarray(w), adam()),
-        Group(lambda key: jnp.asarray(A), adam(lr="outer_lr", weight_decay=None)),
+        Group(lambda key: jnp.asarray(w)[:, None], adam()),
+        Group(lambda key: jnp.asarray(A)[:, None], adam(lr="outer_lr", weight_decay=None)),
         names=("inner", "outer"),
         inner_loss=inner_loss,
         outer_loss=outer_loss,
@@ -67,6 +67,6 @@ class TestHypergradientScale:
         state, logs = step(train, w=(w, 0.0, 0.0))
         ratio = float(logs["hypergradient_over_eps"])
         assert ratio == pytest.approx(ETA * w * w * 0.8 / ADAM_EPS, rel=1e-5)
-        moved = float(state.params["outer"][0]) - A[0]
+        moved = float(state.params["outer"][0, 0]) - A[0]
         assert moved == pytest.approx(0.02 * ratio / (ratio + 1), rel=1e-2)
         assert moved == pytest.approx(0.02 * share, rel=0.25)

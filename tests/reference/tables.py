@@ -43,12 +43,17 @@ def cells(lines, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def small_config(method, **train):
-    """Variants of ``configs/synthetic.py`` on 30 users and 20 items, two seeds, protocol ``badr``."""
-    spec = importlib.util.spec_from_file_location("synthetic", ROOT / "configs" / "synthetic.py")
+def load_config(dataset, method):
+    """``configs/DATASET.py:METHOD``."""
+    spec = importlib.util.spec_from_file_location(dataset, ROOT / "configs" / f"{dataset}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(method)
+    return module.get_config(method)
+
+
+def small_config(method, **train):
+    """Variants of ``configs/synthetic.py`` on 30 users and 20 items, two seeds, protocol ``badr``."""
+    config = load_config("synthetic", method)
     with config.unlocked():
         config.data.options = {"seed": 0, "n_users": 30, "n_items": 20, "mean_exposure": 0.3}
         config.model.dim = 4

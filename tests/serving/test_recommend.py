@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -222,6 +223,43 @@ def test_questions_about_histories_compile_once():
     ]
     assert traces == [(1, 3)]
     assert {row.item for row in answers[1]}.isdisjoint({"item0", "item4"})
+
+
+@pytest.mark.parametrize(
+    ("n_items", "ks", "compiled"), [(40, (1, 10, 16), 1), (40, (16, 17, 32, 40), 3), (6, (1, 6), 1)]
+)
+def test_few_numbers_of_items_compile(n_items, ks, compiled):
+    traces = []
+
+    def traced(params, histories):
+        traces.append(histories.shape)
+        return params["scores"][None, :]
+
+    scores = np.random.default_rng(0).permutation(n_items).astype(np.float32)
+    items = Vocabulary([str(number) for number in range(n_items)], kind="item")
+    bundle = Bundle({"scores": jnp.asarray(scores)}, Vocabulary(["ann"], kind="user"), items, {})
+    for k in ks:
+        found = recommend_next(traced, bundle, ["0"], length=3, k=k, exclude_seen=False)
+        assert [(int(row.item), row.score) for row in found] == slow_top(scores, [], k)
+    assert len(traces) == compiled
+
+
+def test_another_question_compiles_nothing_at_all(caplog):
+    bundle = make(seen=seen_of(HISTORY))
+
+    def after(params, histories):
+        return params["items"][histories[:, -1]] @ params["items"].T
+
+    def ask(history, k):
+        recommend_next(after, bundle, history, length=3, k=k)
+        recommend(score, bundle, "user0", k=k)
+
+    with jax.log_compiles():
+        ask(["item1"], 4)
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        ask(["item0", "item4"], 2)
+        assert "Compiling" not in caplog.text
 
 
 def test_answers_survive_a_round_trip_through_a_bundle(tmp_path):

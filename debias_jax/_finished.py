@@ -1,0 +1,167 @@
+"""Finished runs below a folder: a setting's seeds are taken together, in however many runs they were trained.
+
+A long run of one seed is best a process of its own, in a folder of its own name. What makes runs parts of one cell is
+that their resolved settings differ in the seeds alone.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from debias_jax import _results
+from debias_jax.errors import ConfigError
+from debias_jax.training.writers import read_jsonl
+
+_NOT_OF_THE_SETTING = ("lr", "weight_decay", "save_seconds", "strategy")
+"""Keys of ``config.train`` that stand among the hyperparameters, or do not change what is trained."""
+
+
+class Run(NamedTuple):
+    """A finished run of one variant.
+
+    Attributes:
+        folder: where it lies.
+        variant: its name.
+        seeds: each trained for itself.
+        settings: what was trained and how it was scored, all resolved; runs that agree on it are parts of one cell.
+        monitor: the metric that chose the epoch.
+        values: of every test metric, in the order of ``seeds``.
+        curves: (epoch, monitored metric) of each seed, while it was trained.
+        epochs: trained, of each seed.
+    """
+
+    folder: pathlib.Path
+    variant: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+    monitor: str
+    values: dict[str, list[float]]
+    curves: list[list[tuple[int, float]]]
+    epochs: list[int]
+
+
+class Cell(NamedTuple):
+    """All runs of one setting.
+
+    Attributes:
+        settings: as of ``Run``.
+        monitor: as of ``Run``.
+        seeds: of all runs, ascending.
+        values: of every test metric that all runs have, in the order of ``seeds``.
+        curves: as of ``Run``, in the order of ``seeds``.
+        epochs: as of ``Run``, in the order of ``seeds``.
+    """
+
+    settings: dict[str, Any]
+    monitor: str
+    seeds: list[int]
+    values: dict[str, list[float]]
+    curves: list[list[tuple[int, float]]]
+    epochs: list[int]
+
+    def best_epochs(self) -> list[int]:
+        """The epoch that validation chose, of each seed; the first one among equals."""
+        return [max(curve, key=lambda point: point[1], default=(0, 0.0))[0] for curve in self.curves]
+
+    def seeds_text(self) -> str:
+        """``0, 1, 2``."""
+        return ", ".join(map(str, self.seeds))
+
+    def epochs_text(self) -> str:
+        """Epochs trained and the best one of each seed: ``200 (120), 175 (125)``."""
+        both = zip(self.epochs, self.best_epochs(), strict=True)
+        return ", ".join(f"{trained} ({best})" for trained, best in both)
+
+
+def runs_below(folder: pathlib.Path, dataset: str) -> Iterator[Run]:
+    """The finished runs of a dataset in a folder and all below it, by path.
+
+    Raises:
+        ConfigError: a file of a run cannot be read.
+    """
+    for path in sorted(folder.rglob("results.json")):
+        results = _results.read_json(path)
+        # A folder of several variants has a file of its own beside theirs.
+        if results.get("dataset") == dataset:
+            yield _read(path.parent, results)
+
+
+def cells_by_variant(folder: pathlib.Path, dataset: str) -> dict[str, Cell]:
+    """The finished runs below a folder by variant, the seeds of each together.
+
+    Raises:
+        ConfigError: two runs of a variant hold the same seed, or differ in more than their seeds.
+    """
+    found: dict[str, list[Run]] = {}
+    for run in runs_below(folder, dataset):
+        found.setdefault(run.variant, []).append(run)
+    return {variant: together(runs) for variant, runs in found.items()}
+
+
+def together(runs: Sequence[Run]) -> Cell:
+    """One cell of the runs of one setting.
+
+    Raises:
+        ConfigError: two runs hold the same seed, or differ in more than their seeds; both folders are named.
+    """
+    first = runs[0]
+    owner: dict[int, Run] = {}
+    for run in runs:
+        difference = first_difference(first.settings, run.settings)
+        if difference is not None:
+            name, here, there = difference
+            raise ConfigError(
+                f"{first.folder} and {run.folder} are runs of {run.variant} that differ in {name} ({here} and "
+                f"{there}), so that their seeds are no one row; keep them below different folders"
+            )
+        for seed in run.seeds:
+            if seed in owner:
+                raise ConfigError(
+                    f"{owner[seed].folder} and {run.folder} both hold seed {seed} of {run.variant}; move one away"
+                )
+            owner[seed] = run
+    seeds = sorted(owner)
+
+    def of(name: str) -> list[Any]:
+        return [getattr(owner[seed], name)[owner[seed].seeds.index(seed)] for seed in seeds]
+
+    values = {
+        metric: [owner[seed].values[metric][owner[seed].seeds.index(seed)] for seed in seeds]
+        for metric in first.values
+    }
+    return Cell(first.settings, first.monitor, seeds, values, of("curves"), of("epochs"))
+
+
+def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The dotted name of the first key in which two nested dicts differ, and both its values; None if equal."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return None if one == other else (name, one, other)
+    for key in sorted({*one, *other}):
+        found = first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+        if found is not None:
+            return found
+    return None
+
+
+def _read(folder: pathlib.Path, results: Mapping[str, Any]) -> Run:
+    config = _results.read_json(folder / "config.json")
+    if config is None:
+        raise ConfigError(f"{folder} holds results.json and no config.json; move it away")
+    monitor, seeds = config["protocol"]["monitor"], tuple(results["seeds"])
+    curves: list[list[tuple[int, float]]] = [[] for _ in seeds]
+    epochs = [0] * len(seeds)
+    for row in read_jsonl(folder / "metrics.jsonl"):
+        number = row["run"]
+        # A run that rests while the others train on has no loss.
+        if row.get("loss") is not None:
+            epochs[number] = max(epochs[number], row["step"])
+        if row.get(monitor) is not None:
+            curves[number].append((row["step"], row[monitor]))
+    settings = {name: results[name] for name in ("method", "options", "model", "hparams", "protocol")}
+    settings["data"] = {name: config["data"][name] for name in ("name", "options", "split")}
+    settings["train"] = {
+        name: value for name, value in config["train"].items() if name not in _NOT_OF_THE_SETTING
+    }
+    settings["validation"] = {name: config["protocol"][name] for name in ("validation", "monitor")}
+    values = {metric: entry["values"] for metric, entry in results["metrics"].items()}
+    return Run(folder, results["variant"], seeds, settings, monitor, values, curves, epochs)
