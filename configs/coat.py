@@ -31,6 +31,7 @@ TUNED = {
     "umf_uniform": {"lr": 1e-3, "weight_decay": 0.0},
     "biif_uniform": {"lr": 3e-3, "weight_decay": 1e-5},
     "mf_rated": {"lr": 3e-3, "weight_decay": 1e-4},
+    "mf_with_biases": {"lr": 3e-3, "weight_decay": 1e-4},
     "ips_popularity": {"lr": 3e-3, "weight_decay": 1e-4},
     "bpr_5": {"lr": 1e-3, "weight_decay": 1e-3},
     "relmf_unclipped": {"lr": 1e-3, "weight_decay": 1e-4},
