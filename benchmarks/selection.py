@@ -42,22 +42,23 @@ def diagnose(path: str, name: str, tuned: pathlib.Path, seed: int) -> list[str]:
     config = load_config(path, name)
     dataset, _ = experiment.load_dataset(config)
     entry = config.variants[name]
-    method = _build.build_for(config, entry, dataset)
+    task = _fit.make_task(config, entry, dataset, label=name)
+    method = task.method
     lines = (tuned / name / "trials.jsonl").read_text().splitlines()
     trials = [trial for trial in map(json.loads, lines) if trial["outcome"] == "complete"]
     chosen = int(np.argmax([trial["value"] for trial in trials]))
     given = [{**_build.variant_hparams(config, entry, method), **trial["hparams"]} for trial in trials]
     fitted = training.fit_many(
         method,
-        training.train_data(dataset),
+        task.data,
         jnp.stack([training.run_key(seed)] * len(given)),
         {key: jnp.asarray([one[key] for one in given], jnp.float32) for key in given[0]},
         epochs=config.train.epochs,
         eval_every=config.train.eval_every,
         on_nonfinite="drop",
-        **_fit._validation_settings(config, method, _fit.make_judge(config, dataset, "validation")),
+        **task.settings,
     )
-    protocol, eval_set = _fit.make_judge(config, dataset, "test")
+    protocol, eval_set = _fit.make_judge(config, dataset, "test", history=_fit.history_of(method))
 
     @jax.jit
     def score(states):

@@ -33,7 +33,7 @@ EXPOSURE_GROUPS = {
     "figure1": FIGURE1,
     "figure2": FIGURE2,
     "figure3": FIGURE3,
-    "figures": tuple(dict.fromkeys((*FIGURE3, *FIGURE1, *FIGURE2))),
+    "figures": ("mf", *dict.fromkeys((*FIGURE3, *FIGURE1, *FIGURE2))),
     "choices": ("mf", "biif", *_CHOICES),
     "clips": tuple(
         name
@@ -42,5 +42,5 @@ EXPOSURE_GROUPS = {
     ),
     "ablations": ("biif", *_CHOICES, *(name for name, (of, _, _) in CLIPS.items() if of == "biif")),
 }
-"""``figures``: all that Figures 1-3 need. ``choices``: what Biif's paper leaves open, one choice changed at a time.
+"""``figures``: all that Figures 1-3 need, and ``mf``. ``choices``: what Biif's paper leaves open, one choice changed at a time.
 ``clips``: the five methods unclipped (``cjmf``: at its .01), and with each clip. ``ablations``: of ``biif``, both."""
