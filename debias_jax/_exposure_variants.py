@@ -42,5 +42,5 @@ EXPOSURE_GROUPS = {
     ),
     "ablations": ("biif", *_CHOICES, *(name for name, (of, _, _) in CLIPS.items() if of == "biif")),
 }
-"""``figures``: all that Figures 1-3 need, and ``mf``. ``choices``: what Biif's paper leaves open, one changed at a time.
+"""``figures``: all that Figures 1-3 need, and ``mf``. ``choices``: what the paper leaves open, one changed at a time.
 ``clips``: the five methods unclipped (``cjmf``: at its .01), and with each clip. ``ablations``: of ``biif``, both."""
