@@ -32,6 +32,8 @@ TUNED = {
     "joint_opt": {"lr": 8.75e-4, "weight_decay": 2.083e-5},
     "alter_opt": {"lr": 8.75e-4, "weight_decay": 2.083e-5},
     "bi_opt2": {"lr": 8.75e-4, "weight_decay": 2.083e-5},
+    "expomf": {"regularization": 2.085, "initial_exposure": 0.2017},
+    "cjmf": {"lr": 8.75e-4, "weight_decay": 2.083e-5},
     "ceb": {"lr": 1.955e-2, "weight_decay": 3.229e-4},
     "auto_debias": {
         "lr": 8.504e-3,
