@@ -104,7 +104,10 @@ class PredictFn(Protocol):
 
 
 class ExposureFn(Protocol):
-    """``(state, data, users, items) -> probabilities``: the estimated exposure of pairs, all of one shape."""
+    """``(state, data, users, items) -> probabilities``: the estimated exposure of pairs.
+
+    Indices broadcast against each other, as in ``PredictFn``; the estimate broadcasts to their common shape.
+    """
 
     def __call__(self, state: TrainState, data: TrainData, users: Array, items: Array) -> Array:
         """Estimates exposure."""

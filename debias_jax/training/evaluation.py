@@ -261,7 +261,8 @@ def exposure_matrix(
     Pure, like ``evaluate``. Beside a simulator's truth, ``metrics.pearson`` of the two is the PCC of Biif (eq. 20).
 
     Args:
-        exposure: ``Method.exposure``, ``(state, data, users [c, n], items [c, n]) -> probabilities``.
+        exposure: ``Method.exposure``, ``(state, data, users [c, 1], items [1, n]) -> probabilities`` that broadcast to
+            ``[c, n]``.
         state: what it reads.
         data: the training data.
         chunk: users that are estimated at once; None for as many as make four million values.
@@ -288,9 +289,12 @@ def exposure_matrix(
     # The last chunk is filled up with copies of the last user, which are cut off again below.
     users = jnp.minimum(jnp.arange(n_chunks * chunk, dtype=jnp.int32), n_users - 1).reshape(n_chunks, chunk)
 
+    items = jnp.arange(n_items, dtype=jnp.int32)[None, :]
+
     def one_chunk(users):
-        pairs = jnp.broadcast_arrays(users[:, None], jnp.arange(n_items, dtype=jnp.int32)[None, :])
-        return jnp.asarray(exposure(state, data, *pairs), jnp.float32)
+        # Indices of one axis each: a model then multiplies vectors of users and items, in place of copies for each pair.
+        estimate = jnp.asarray(exposure(state, data, users[:, None], items), jnp.float32)
+        return jnp.broadcast_to(estimate, (chunk, n_items))
 
     return jax.lax.map(one_chunk, users).reshape(n_chunks * chunk, n_items)[:n_users]
 

@@ -269,7 +269,8 @@ def test_exposure_of_every_pair_in_chunks():
     train = train_data(synthetic.generate(seed=0, n_users=7, n_items=5))
 
     def exposure(state, data, users, items):
-        assert users.shape == items.shape
+        # One axis each, so that a model gathers the vectors of users and of items, not of pairs.
+        assert users.shape[1] == items.shape[0] == 1
         return state * data.popularity[items] + users
 
     expected = 0.5 * np.asarray(train.popularity)[None, :] + np.arange(7)[:, None]
