@@ -135,16 +135,12 @@ GROUPS = {
     "table2": experiment.IMPLICIT,
     "reasons": ("mf", "bpr", "bpr_5", "relmf", "relmf_unclipped"),
     "uniform_frames": ("mf", "mf_uniform", "relmf_uniform", "umf_uniform", "biif_uniform"),
-    "joint": (
-        "cjmf",
-        "cjmf_released",
-        "ceb",
-        "ceb_pu",
-        "ceb_added_positives",
-        "ceb_attached",
-        "ceb_detached",
+    "forms": (
+        *("mf", "expomf", "expomf_released", "joint_opt", "joint_opt_attached"),
+        *("cjmf", "cjmf_without_exposure", "cjmf_released"),
+        *("ceb", "ceb_pu", "ceb_added_positives", "ceb_attached", "ceb_detached"),
+        *("auto_debias", "auto_debias_ratings", "auto_debias_released"),
     ),
-    "meta": ("biif", "ubo", "auto_debias", "auto_debias_ratings", "auto_debias_released"),
     # Whether the settings or the user and item biases make the rows of CJMF, CEB and AutoDebias what they are.
     "joint_reasons": (
         "mf",

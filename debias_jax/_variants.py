@@ -60,6 +60,8 @@ def implicit_variants(
         "biif_attached": ("biif", {"detach_items": False}, {}),
         "biif_inner_adam": ("biif", {"inner_step": "adam"}, {}),
         "biif_inner_sgd": ("biif", {"inner_step": "sgd"}, {}),
+        # An ensemble of eight naive models and their residuals: all exposure is .99, the upper bound of its targets.
+        "cjmf_without_exposure": ("cjmf", {}, {"min_exposure": 0.99}),
         "cjmf_released": ("cjmf", {"variant": "released"}, {}),
         "ceb_pu": ("ceb", {"risk": "pu"}, {}),
         "ceb_added_positives": ("ceb", {"risk": "added_positives"}, {}),
