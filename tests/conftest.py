@@ -1,5 +1,6 @@
 """Strict numerics for every test, and where the real data and the parity fixtures are."""
 
+import gc
 import os
 import pathlib
 
@@ -18,6 +19,9 @@ if jax.__version__.startswith("0.10."):
     else:
         os.environ["XLA_FLAGS"] = flags
 
+# Tracing makes many small objects, few of them garbage. Collected as often as by default, they take a twelfth of the time.
+gc.set_threshold(50_000, 20, 20)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
 
@@ -29,24 +33,40 @@ _AS_USERS_RUN_IT = {
 }
 
 
-@pytest.fixture(autouse=True)
+# Of a process that holds this many memory maps the compiled programs are dropped.
+_MANY_MAPS = 20_000
+
+
+def _memory_maps() -> int:
+    """How many this process has; so many that nothing is kept where the system does not say."""
+    try:
+        return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return _MANY_MAPS
+
+
+@pytest.fixture(scope="module", autouse=True)
 def light_compilation(request):
-    """Fewer compiler passes for tests whose time is all compilation; results differ by rounding at most."""
+    """Fewer compiler passes for tests whose time is all compilation; results differ by rounding at most.
+
+    A program knows nothing of how it was compiled, so a file that wants it otherwise starts without programs.
+    """
     light = not _AS_USERS_RUN_IT & {request.path.name, request.path.parent.name}
-    jax.config.update("jax_disable_most_optimizations", light)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if light != jax.config.read("jax_disable_most_optimizations"):
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", light)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def release_programs():
-    """Drops the compiled programs of a file after it.
+    """Drops the compiled programs after a file once they are many; until then the next file finds those it shares.
 
-    Each holds memory maps, of which Linux gives a process 65,530: a suite of one process comes near that, and the
-    compiler then crashes.
+    Each holds three memory maps or more, of which Linux gives a process 65,530: a suite of one process comes near
+    that, and the compiler then crashes. One file adds some thousand.
     """
     yield
-    jax.clear_caches()
+    if _memory_maps() >= _MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture
