@@ -1,5 +1,6 @@
 """Strict numerics for every test, and where the real data and the parity fixtures are."""
 
+import functools
 import gc
 import os
 import pathlib
@@ -7,6 +8,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 
 if jax.__version__.startswith("0.10."):
     # Compiling is most of the suite's time, and a third less with the older of this version's two code generators. The
@@ -19,7 +21,7 @@ if jax.__version__.startswith("0.10."):
     else:
         os.environ["XLA_FLAGS"] = flags
 
-# Tracing makes many small objects, few of them garbage. Collected as often as by default, they take a twelfth of the time.
+# Tracing makes many small objects and little garbage: to look for it as often as by default takes a twelfth of the time.
 gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -67,6 +69,44 @@ def release_programs():
     yield
     if _memory_maps() >= _MANY_MAPS:
         jax.clear_caches()
+
+
+if jax.__version__.startswith("0.10."):
+    # A tenth of the time goes into loading the same dialects for every single program: those of a file share them.
+    mlir.make_ir_context = functools.lru_cache(1)(mlir.make_ir_context)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_ir_context():
+    """What the programs of a file have in common is let go after it."""
+    yield
+    getattr(mlir.make_ir_context, "cache_clear", lambda: None)()
+
+
+# Files of more than half a minute, or of a quarter in few tests. Each is the work of one process, so the suite begins
+# with them: begun last, one process would be alone with it.
+_LONG = (
+    *(
+        "test_launch.py",
+        "test_conformance.py",
+        "test_method_conformance.py",
+        "test_sequence.py",
+        "test_kill.py",
+    ),
+    *("test_doctests.py", "test_next_item.py", "test_experiment.py", "test_tune.py", "test_loop.py"),
+    *("test_imputation_claims.py", "test_complete.py", "test_doubly_robust_family.py", "test_methods.py"),
+    *(
+        "test_reproduce.py",
+        "test_own_conversions.py",
+        "test_chunked.py",
+        "test_dce.py",
+        "test_next_item_runs.py",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 
 @pytest.fixture
