@@ -21,7 +21,7 @@ if jax.__version__.startswith("0.10."):
     else:
         os.environ["XLA_FLAGS"] = flags
 
-# Tracing makes many small objects and little garbage: to look for it as often as by default takes a twelfth of the time.
+# Tracing makes many small objects and little garbage; looking for it as often as by default is a twelfth of the time.
 gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
