@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 from jax._src.interpreters import mlir
 
+# Compiling is most of the suite's time, and a third less with the older of this version's two code generators; to split
+# programs for more cores than the suite leaves idle costs a tenth.
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
 if jax.__version__.startswith("0.10."):
-    # Compiling is most of the suite's time, and a third less with the older of this version's two code generators. The
-    # processes that tests start have the newer one, as users do.
+    # The processes that tests start have the newer one, as users do, unless the test asks for ``quick_flags``.
     flags = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{flags or ''} {_QUICK}"
     jax.devices()
     if flags is None:
         del os.environ["XLA_FLAGS"]
     else:
         os.environ["XLA_FLAGS"] = flags
+else:
+    _QUICK = ""
 
 # Tracing makes many small objects and little garbage; looking for it as often as by default is a twelfth of the time.
 gc.set_threshold(50_000, 20, 20)
@@ -107,6 +112,12 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+@pytest.fixture(scope="session")
+def quick_flags() -> str:
+    """``XLA_FLAGS`` of a process that compiles as lightly as this one."""
+    return f"{_QUICK} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true".strip()
 
 
 @pytest.fixture
