@@ -34,7 +34,7 @@ jax.config.update("jax_threefry_partitionable", True)
 
 
 # Where bits are compared, the compiler works as it does for users.
-_AS_USERS_RUN_IT = {"faults", "training", "test_sampling.py"}
+_AS_USERS_RUN_IT = {"faults", "training"}
 
 # Of a process that holds this many memory maps the compiled programs are dropped.
 _MANY_MAPS = 20_000
