@@ -21,10 +21,10 @@ demo: $(BIN)/.installed  ## train eight methods on simulated data with known tru
 	$(BIN)/python launch/train.py --config=configs/synthetic.py:demo --workdir=runs/demo
 
 test: $(BIN)/.installed  ## the whole default test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(BIN)/.installed  ## the default suite and what is marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'slow or not slow'
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -1,52 +1,119 @@
 """Strict numerics for every test, and where the real data and the parity fixtures are."""
 
+import functools
+import gc
 import os
 import pathlib
 
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
+
+# Compiling is most of the suite's time, and a third less with the older of this version's two code generators; to split
+# programs for more cores than the suite leaves idle costs a tenth.
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 if jax.__version__.startswith("0.10."):
-    # Compiling is most of the suite's time, and a third less with the older of this version's two code generators. The
-    # processes that tests start have the newer one, as users do.
+    # The processes that tests start have the newer one, as users do, unless the test asks for ``quick_flags``.
     flags = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{flags or ''} {_QUICK}"
     jax.devices()
     if flags is None:
         del os.environ["XLA_FLAGS"]
     else:
         os.environ["XLA_FLAGS"] = flags
+else:
+    _QUICK = ""
+
+# Tracing makes many small objects and little garbage; looking for it as often as by default is a twelfth of the time.
+gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
 
 
-# Where bits are compared, or the programs of users are run, the compiler works as it does for them.
-_AS_USERS_RUN_IT = {
-    *("faults", "training"),
-    *("test_experiment.py", "test_launch.py", "test_methods.py", "test_sampling.py"),
-}
+# Where bits are compared, the compiler works as it does for users.
+_AS_USERS_RUN_IT = {"faults", "training"}
+
+# Of a process that holds this many memory maps the compiled programs are dropped.
+_MANY_MAPS = 20_000
 
 
-@pytest.fixture(autouse=True)
+def _memory_maps() -> int:
+    """How many this process has; so many that nothing is kept where the system does not say."""
+    try:
+        return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return _MANY_MAPS
+
+
+@pytest.fixture(scope="module", autouse=True)
 def light_compilation(request):
-    """Fewer compiler passes for tests whose time is all compilation; results differ by rounding at most."""
+    """Fewer compiler passes for tests whose time is all compilation; results differ by rounding at most.
+
+    A program knows nothing of how it was compiled, so a file that wants it otherwise starts without programs.
+    """
     light = not _AS_USERS_RUN_IT & {request.path.name, request.path.parent.name}
-    jax.config.update("jax_disable_most_optimizations", light)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if light != jax.config.read("jax_disable_most_optimizations"):
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", light)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def release_programs():
-    """Drops the compiled programs of a file after it.
+    """Drops the compiled programs after a file once they are many; until then the next file finds those it shares.
 
-    Each holds memory maps, of which Linux gives a process 65,530: a suite of one process comes near that, and the
-    compiler then crashes.
+    Each holds three memory maps or more, of which Linux gives a process 65,530: a suite of one process comes near
+    that, and the compiler then crashes. One file adds some thousand.
     """
     yield
-    jax.clear_caches()
+    if _memory_maps() >= _MANY_MAPS:
+        jax.clear_caches()
+
+
+if jax.__version__.startswith("0.10."):
+    # A tenth of the time goes into loading the same dialects for every single program: those of a file share them.
+    mlir.make_ir_context = functools.lru_cache(1)(mlir.make_ir_context)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_ir_context():
+    """What the programs of a file have in common is let go after it."""
+    yield
+    getattr(mlir.make_ir_context, "cache_clear", lambda: None)()
+
+
+# Files of more than half a minute, or of a quarter in few tests. Each is the work of one process, so the suite begins
+# with them: begun last, one process would be alone with it.
+_LONG = (
+    *(
+        "test_launch.py",
+        "test_conformance.py",
+        "test_method_conformance.py",
+        "test_sequence.py",
+        "test_kill.py",
+    ),
+    *("test_doctests.py", "test_next_item.py", "test_experiment.py", "test_tune.py", "test_loop.py"),
+    *("test_imputation_claims.py", "test_complete.py", "test_doubly_robust_family.py", "test_methods.py"),
+    *(
+        "test_reproduce.py",
+        "test_own_conversions.py",
+        "test_chunked.py",
+        "test_dce.py",
+        "test_next_item_runs.py",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+@pytest.fixture(scope="session")
+def quick_flags() -> str:
+    """``XLA_FLAGS`` of a process that compiles as lightly as this one."""
+    return f"{_QUICK} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true".strip()
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ TINY = [
     "--config.protocol.metrics=('ndcg@5',)",
 ]
 
+AS_USERS_RUN_IT = {"XLA_FLAGS": ""}
+
 # One process imports everything and forks a child for each script: imports would take most of the time. Nothing here
 # starts the JAX backend, so no thread is lost in the fork.
 SERVER = """
@@ -52,8 +54,10 @@ for line in sys.stdin:
 class Scripts:
     """Runs ``launch/*.py`` as a terminal would."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, quick_flags):
         self.folder = folder
+        # Most scripts compile as lightly as the suite: what is tested of them is what they read, write and say.
+        self.quick = {"XLA_FLAGS": quick_flags}
         # Each child compiles for itself, so what one compiled is kept for the next.
         cache = {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         self.process = subprocess.Popen(
@@ -71,7 +75,7 @@ class Scripts:
         request = [
             f"launch/{script}.py",
             [str(argument) for argument in arguments],
-            environment,
+            self.quick | environment,
             str(out),
             str(err),
         ]
@@ -81,9 +85,9 @@ class Scripts:
         assert code, "the server ended"
         return int(code), out.read_text(), err.read_text()
 
-    def succeed(self, script, *arguments):
+    def succeed(self, script, *arguments, **environment):
         """Stdout of a script that must succeed."""
-        code, out, err = self.run(script, *arguments)
+        code, out, err = self.run(script, *arguments, **environment)
         assert code == 0, err
         assert err == ""
         return out
@@ -95,10 +99,10 @@ class Scripts:
 
 
 @pytest.fixture(scope="module")
-def scripts(tmp_path_factory):
+def scripts(tmp_path_factory, quick_flags):
     pytest.importorskip("polars")
     pytest.importorskip("matplotlib")
-    scripts = Scripts(tmp_path_factory.mktemp("scripts"))
+    scripts = Scripts(tmp_path_factory.mktemp("scripts"), quick_flags)
     yield scripts
     scripts.close()
 
@@ -107,7 +111,7 @@ def scripts(tmp_path_factory):
 def trained(scripts, tmp_path_factory):
     """Workdir and stdout of a tiny run."""
     workdir = tmp_path_factory.mktemp("runs") / "mf"
-    return workdir, scripts.succeed("train", SYNTHETIC, *TINY, f"--workdir={workdir}")
+    return workdir, scripts.succeed("train", SYNTHETIC, *TINY, f"--workdir={workdir}", **AS_USERS_RUN_IT)
 
 
 def assert_one_line(code, out, err, *fragments):
@@ -131,7 +135,8 @@ class TestRoundTrip:
 
     def test_evaluate_prints_the_table_of_the_run(self, scripts, trained):
         workdir, _ = trained
-        assert scripts.succeed("evaluate", f"--workdir={workdir}") == (workdir / "table.txt").read_text()
+        table = (workdir / "table.txt").read_text()
+        assert scripts.succeed("evaluate", f"--workdir={workdir}", **AS_USERS_RUN_IT) == table
         other = scripts.succeed("evaluate", f"--workdir={workdir}", "--protocol=badr")
         assert "protocol badr" in other
 

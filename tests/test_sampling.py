@@ -250,7 +250,7 @@ def test_in_batch_resample_follows_its_weights_and_never_draws_an_excluded_colum
     excluded = rng.random(logits.shape) < 0.1
     excluded[0, :100], excluded[1, -100:] = True, True
     logits[excluded] = -np.inf
-    drawn = jax.jit(lambda key: sampling.in_batch_resample(key, jnp.asarray(logits), n=100_000))(KEY)
+    drawn = jax.jit(functools.partial(sampling.in_batch_resample, n=100_000))(KEY, jnp.asarray(logits))
     assert not np.take_along_axis(excluded, np.asarray(drawn), axis=1).any()
 
 

@@ -37,15 +37,17 @@ SETTINGS = {
 class Launcher:
     """Starts the one command of this file in a workdir; what it says goes to files beside the workdir."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, quick_flags):
         self.folder = folder
         # Of these tests alone: a kill may cut an entry that is being written.
         cache = {
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
+        # All runs compile alike, and lightly: the bits of one are compared with those of another.
+        quick = {"XLA_FLAGS": quick_flags}
         # Buffered as for any user, so that the report leaves in one piece.
-        self.environment = os.environ | cache | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""}
+        self.environment = os.environ | cache | quick | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""}
 
     @contextlib.contextmanager
     def start(self, workdir, **options):
@@ -78,8 +80,8 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory):
-    return Launcher(tmp_path_factory.mktemp("kill"))
+def launcher(tmp_path_factory, quick_flags):
+    return Launcher(tmp_path_factory.mktemp("kill"), quick_flags)
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,11 @@ def summing_model(max_len, mask_id=None):
 def one_step(method, **hparams):
     """The state before, the first batch, and the state and the logs after."""
     log = training.sequence_data(LOG, method.frame)
-    before = method.init(jax.random.key(1), log, {"weight_decay": 0.0, **hparams})
-    batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
-    return before, batch, *method.step(before, log, batch, jax.random.key(3))
+    before = jax.jit(method.init)(jax.random.key(1), log, {"weight_decay": 0.0, **hparams})
+    batch = jax.jit(lambda log, key: jax.tree.map(lambda x: x[0], method.batches(log, key)))(
+        log, jax.random.key(2)
+    )
+    return before, batch, *jax.jit(method.step)(before, log, batch, jax.random.key(3))
 
 
 def gradient(after):
@@ -102,10 +104,11 @@ def test_batches_hold_every_sample_once(kind, options, edges):
     frame = SequenceFrame(kind, 4, edges, **options)
     log = training.sequence_data(LOG, frame)
     found = []
-    for number, batch in sequences.sequence_batches(3)(log, jax.random.key(0)).items():
+    batches = jax.jit(sequences.sequence_batches(3))(log, jax.random.key(0))
+    for number, batch in jax.tree.map(np.asarray, batches).items():
+        cut_rows = jax.jit(functools.partial(sequences.cut, samples=kind, length=edges[int(number)]))
         for step in range(batch.ends.shape[0]):
-            rows = jax.tree.map(lambda x, step=step: x[step], batch)
-            cut = sequences.cut(log, rows, samples=kind, length=edges[int(number)])
+            cut = cut_rows(log, jax.tree.map(lambda x, step=step: x[step], batch))
             for row, slot in np.argwhere(np.asarray(cut.where)):
                 history = np.asarray(cut.histories[row])
                 known = history if kind in ("prefixes", "cloze") else history[: slot + 1]
@@ -121,14 +124,25 @@ def test_batches_are_equally_large_up_to_one_sample():
     assert sizes.sum() == len(pairs_of("prefixes", 4)) and np.ptp(sizes) <= 1 and sizes.max() <= 5
 
 
+def encoding_weights(pairs):
+    """``[pairs, items]``: what a history weighs every item by, 0.5 to the power of how long ago it was."""
+    weights = np.zeros((len(pairs), N_ITEMS), np.float32)
+    for row, (history, _) in zip(weights, pairs, strict=True):
+        for age, item in enumerate(reversed(history)):
+            row[item] += 0.5**age
+    return weights
+
+
+def plain_scores(params, pairs):
+    """Scores of all items after the history of each pair."""
+    items = params["item"][:N_ITEMS]
+    return encoding_weights(pairs) @ items @ items.T
+
+
 def plain_loss(params, pairs):
-    """Mean cross-entropy of (history, target) pairs, one history at a time."""
-    model = summing_model(10)
-    values = []
-    for history, target in pairs:
-        scores = model.apply(params, jnp.asarray([history], jnp.int32))[0]
-        values.append(jax.nn.logsumexp(scores) - scores[target])
-    return sum(values) / len(values)
+    """Mean cross-entropy of (history, target) pairs."""
+    scores, targets = plain_scores(params, pairs), np.asarray([target for _, target in pairs])
+    return jnp.mean(jax.nn.logsumexp(scores, axis=1) - scores[np.arange(len(pairs)), targets])
 
 
 @pytest.mark.parametrize("kind", ["windows", "prefixes"])
@@ -136,7 +150,10 @@ def plain_loss(params, pairs):
 def test_the_step_follows_the_mean_over_all_positions(kind, lengths, chunk):
     method = methods.next_item(summing_model(10), samples=kind, lengths=lengths, chunk=chunk, batch_size=100)
     before, _, after, logs = one_step(method)
-    wanted, slope = jax.value_and_grad(plain_loss)(before.params["prediction"], pairs_of(kind, 10))
+    pairs = pairs_of(kind, 10)
+    wanted, slope = jax.jit(jax.value_and_grad(lambda params: plain_loss(params, pairs)))(
+        before.params["prediction"]
+    )
     np.testing.assert_allclose(logs["loss"], wanted, rtol=1e-5)
     np.testing.assert_allclose(gradient(after)["item"], slope["item"], rtol=1e-4, atol=1e-6)
 
@@ -145,10 +162,7 @@ def test_truncated_cross_entropy_leaves_out_what_scores_far_below_the_target():
     method = methods.next_item(summing_model(10), loss="truncated_cross_entropy", chunk=3, batch_size=100)
     before, _, _, logs = one_step(method, eta=0.6)
     values = []
-    for history, target in pairs_of("windows", 10):
-        scores = np.asarray(
-            summing_model(10).apply(before.params["prediction"], jnp.asarray([history]))[0], float
-        )
+    for scores, target in zip(*scores_and_targets(before.params["prediction"]), strict=True):
         pos = scores[target]
         kept = scores[scores - pos >= -0.6 * abs(pos)]
         values.append(np.log(np.exp(kept).sum()) - pos)
@@ -160,12 +174,12 @@ def test_cloze_asks_for_what_it_hides_and_shows_the_rest():
     model = summing_model(4, mask_id=N_ITEMS + 1)
 
     def encode(params, history, users=None, *, key=None):
-        seen.append(np.asarray(history))
+        jax.debug.callback(lambda history: seen.append(np.asarray(history)), history)
         return model.encode(params, history)
 
     method = methods.next_item(model._replace(encode=encode), lengths=(4,), batch_size=100)
-    with jax.disable_jit():
-        _, batch, _, logs = one_step(method, mask_rate=0.5)
+    _, batch, _, logs = one_step(method, mask_rate=0.5)
+    jax.effects_barrier()
     log = training.sequence_data(LOG, method.frame)
     whole = sequences.cut(log, batch["0"], samples="cloze", length=4)
     shown = seen[-1]
@@ -210,15 +224,12 @@ def test_shared_negatives_stand_in_every_row():
     ).items
 
     def plain(params):
-        values = []
-        for history, target in pairs_of("windows", 10):
-            scores = summing_model(10).apply(params, jnp.asarray([history]))[0]
-            values.append(
-                jnp.log(jnp.exp(scores[target]) + 3.0 * jnp.exp(scores[drawn]).sum()) - scores[target]
-            )
-        return sum(values) / len(values)
+        pairs = pairs_of("windows", 10)
+        scores, targets = plain_scores(params, pairs), np.asarray([target for _, target in pairs])
+        pos, neg = scores[np.arange(len(pairs)), targets], scores[:, drawn]
+        return jnp.mean(jnp.log(jnp.exp(pos) + 3.0 * jnp.exp(neg).sum(axis=1)) - pos)
 
-    wanted, slope = jax.value_and_grad(plain)(before.params["prediction"])
+    wanted, slope = jax.jit(jax.value_and_grad(plain))(before.params["prediction"])
     np.testing.assert_allclose(logs["loss"], wanted, rtol=1e-5)
     np.testing.assert_allclose(gradient(after)["item"], slope["item"], rtol=1e-4, atol=1e-6)
 
@@ -238,9 +249,8 @@ def test_importance_sampling_leaves_the_positive_out_of_the_sum():
 
 def scores_and_targets(params):
     pairs = pairs_of("windows", 10)
-    model = summing_model(10)
-    scores = [model.apply(params, jnp.asarray([history], jnp.int32))[0] for history, _ in pairs]
-    return np.asarray(scores, float), np.asarray([target for _, target in pairs])
+    params = jax.tree.map(lambda table: np.asarray(table, float), params)
+    return plain_scores(params, pairs), np.asarray([target for _, target in pairs])
 
 
 class TestPositionsWithoutNegatives:
@@ -253,7 +263,7 @@ class TestPositionsWithoutNegatives:
             state = method.init(jax.random.key(1), log, {})
             state = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
             batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
-            _, logs = method.step(state, log, batch, jax.random.key(3))
+            _, logs = jax.jit(method.step)(state, log, batch, jax.random.key(3))
             np.testing.assert_allclose(logs["loss"], wanted * np.log(2), rtol=1e-6)
 
     @pytest.mark.parametrize("loss", ["bpr", "bce", "importance_sampling"])
@@ -437,11 +447,11 @@ class TestSparse:
     def steps(self, n, name="gru4rec", **options):
         method = methods.next_item(self.model(name), batch_size=2, **self.OPTIONS, **options)
         log = training.sequence_data(LOG, method.frame)
-        states = [method.init(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.0})]
-        batches = method.batches(log, jax.random.key(2))
+        states = [jax.jit(method.init)(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.0})]
+        batches, step = jax.jit(method.batches)(log, jax.random.key(2)), jax.jit(method.step)
         for number in range(n):
             batch = jax.tree.map(lambda x, number=number: x[number], batches)
-            states.append(jax.jit(method.step)(states[-1], log, batch, jax.random.key(3 + number))[0])
+            states.append(step(states[-1], log, batch, jax.random.key(3 + number))[0])
         return states
 
     @pytest.mark.parametrize("name", ["gru4rec", "sasrec"])
@@ -470,8 +480,8 @@ class TestSparse:
             self.model(), loss="scaled_cross_entropy", negatives="in_batch", batch_size=9, sparse=True
         )
         log = training.sequence_data(log, method.frame)
-        before = method.init(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.5})
-        batch = jax.tree.map(lambda x: x[0], method.batches(log, jax.random.key(2)))
+        before = jax.jit(method.init)(jax.random.key(1), log, {"lr": 0.1, "weight_decay": 0.5})
+        batch = jax.tree.map(lambda x: x[0], jax.jit(method.batches)(log, jax.random.key(2)))
         after, _ = jax.jit(method.step)(before, log, batch, jax.random.key(3))
         moved = np.any(
             np.asarray(before.params["prediction"]["item"] != after.params["prediction"]["item"]), axis=1
