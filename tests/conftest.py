@@ -8,7 +8,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from jax._src.interpreters import mlir
 
 # Compiling is most of the suite's time, and a third less with the older of this version's two code generators; to split
 # programs for more cores than the suite leaves idle costs a tenth.
@@ -73,36 +72,40 @@ def release_programs():
 
 
 if jax.__version__.startswith("0.10."):
+    from jax._src.interpreters import mlir
+
     # A tenth of the time goes into loading the same dialects for every single program: those of a file share them.
     mlir.make_ir_context = functools.lru_cache(1)(mlir.make_ir_context)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def fresh_ir_context():
-    """What the programs of a file have in common is let go after it."""
-    yield
-    getattr(mlir.make_ir_context, "cache_clear", lambda: None)()
+    @pytest.fixture(scope="module", autouse=True)
+    def fresh_ir_context():
+        """What the programs of a file have in common is let go after it."""
+        yield
+        mlir.make_ir_context.cache_clear()
 
 
 # Files of more than half a minute, or of a quarter in few tests. Each is the work of one process, so the suite begins
 # with them: begun last, one process would be alone with it.
 _LONG = (
-    *(
-        "test_launch.py",
-        "test_conformance.py",
-        "test_method_conformance.py",
-        "test_sequence.py",
-        "test_kill.py",
-    ),
-    *("test_doctests.py", "test_next_item.py", "test_experiment.py", "test_tune.py", "test_loop.py"),
-    *("test_imputation_claims.py", "test_complete.py", "test_doubly_robust_family.py", "test_methods.py"),
-    *(
-        "test_reproduce.py",
-        "test_own_conversions.py",
-        "test_chunked.py",
-        "test_dce.py",
-        "test_next_item_runs.py",
-    ),
+    "test_launch.py",
+    "test_conformance.py",
+    "test_method_conformance.py",
+    "test_sequence.py",
+    "test_kill.py",
+    "test_doctests.py",
+    "test_next_item.py",
+    "test_experiment.py",
+    "test_tune.py",
+    "test_loop.py",
+    "test_imputation_claims.py",
+    "test_complete.py",
+    "test_doubly_robust_family.py",
+    "test_methods.py",
+    "test_reproduce.py",
+    "test_own_conversions.py",
+    "test_chunked.py",
+    "test_dce.py",
+    "test_next_item_runs.py",
 )
 
 
