@@ -138,7 +138,7 @@ GROUPS = {
     "forms": (
         *("mf", "expomf", "expomf_released", "joint_opt", "joint_opt_attached"),
         *("cjmf", "cjmf_without_exposure", "cjmf_released"),
-        *("ceb", "ceb_pu", "ceb_added_positives", "ceb_attached", "ceb_detached"),
+        *("ceb", "ceb_added_positives", "ceb_attached", "ceb_detached"),
         *("auto_debias", "auto_debias_ratings", "auto_debias_released"),
     ),
     # Whether the settings or the user and item biases make the rows of CJMF, CEB and AutoDebias what they are.
