@@ -10,7 +10,7 @@ import numpy as np
 
 from debias_jax import _checks, data, metrics, training
 from debias_jax.data.types import Dataset, Interactions
-from debias_jax.errors import DataError, nearest
+from debias_jax.errors import ConfigError, DataError, nearest
 
 LEVELS = {
     "easy": {"dim": 0, "l2": 0.1},
@@ -61,12 +61,15 @@ def logistic_mf(
 
     Raises:
         ValueError: ``likelihood`` is unknown.
+        ConfigError: ``dim`` is not an integer of at least 0.
         DataError: the fit is not finite, or a probability rounds to 0.
 
     Source:
         Johnson, "Logistic Matrix Factorization for Implicit Feedback Data" (NeurIPS 2014 workshop), eq. 3-5.
     """
     _checks.check_choice(("bernoulli", "johnson"), likelihood=likelihood)
+    if not isinstance(dim, int) or dim < 0:
+        raise ConfigError(f"dim must be an integer of at least 0, the biases alone, got {dim!r}")
     clicked = np.zeros((log.n_users, log.n_items), np.float32)
     clicks = log.positives
     clicked[clicks.users, clicks.items] = 1.0

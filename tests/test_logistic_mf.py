@@ -7,7 +7,7 @@ from scipy import optimize
 from debias_jax import _logistic_mf, data
 from debias_jax._logistic_mf import logistic_mf
 from debias_jax.data import Interactions
-from debias_jax.errors import DataError
+from debias_jax.errors import ConfigError, DataError
 
 
 def log_of(clicked):
@@ -172,6 +172,12 @@ class TestOwnFile:
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(DataError, match=r"nothing\.csv"):
             _logistic_mf.load_own_exposure(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize("dim", [-1, 1.5])
+def test_a_dim_that_is_no_size_is_named(rng, dim):
+    with pytest.raises(ConfigError, match=f"dim must be an integer of at least 0, .* got {dim}"):
+        logistic_mf(log_of(biased_log(rng)), dim=dim)
 
 
 def test_unknown_levels_are_named():

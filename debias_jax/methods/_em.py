@@ -4,7 +4,15 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
-from debias_jax.methods.base import Method, PredictFn, TrainData, TrainState, resolve_hparams
+from debias_jax.methods.base import (
+    Method,
+    PredictFn,
+    Range,
+    TrainData,
+    TrainState,
+    check_tables,
+    resolve_hparams,
+)
 from debias_jax.types import Array, Key, Params, PyTree
 
 EStep = Callable[[dict[str, Params], TrainData, dict[str, Array]], PyTree]
@@ -24,6 +32,7 @@ def em(
     hparams: dict[str, float],
     e_step: EStep | None = None,
     exposure=None,
+    ranges: dict[str, Range] | None = None,
 ) -> Method:
     r"""Maximises a likelihood with hidden variables in closed-form steps over the whole data.
 
@@ -45,6 +54,7 @@ def em(
         hparams: numeric hyperparameters and their defaults.
         e_step: see ``EStep``; without, M steps get None.
         exposure: see ``Method.exposure``.
+        ranges: see ``Method.ranges``.
 
     Returns:
         The method; an epoch is one step, and a step is one iteration over all data. Its logs hold the ``loss``: the
@@ -56,9 +66,11 @@ def em(
     """
 
     def start(key: Key, data: TrainData, given: dict[str, Array]) -> TrainState:
-        del data
         resolved = resolve_hparams(hparams, given)
-        return TrainState(jnp.zeros((), jnp.int32), init(key, resolved), {}, resolved, {})
+        params = init(key, resolved)
+        for name, own in params.items():
+            check_tables(name, own, data)
+        return TrainState(jnp.zeros((), jnp.int32), params, {}, resolved, {})
 
     def batches(data: TrainData, key: Key):
         del data, key
@@ -72,4 +84,4 @@ def em(
             params = m_step(params, expectation, data, state.hparams)
         return state._replace(step=state.step + 1, params=params), {"loss": loss}
 
-    return Method(start, batches, step, predict, hparams, exposure)
+    return Method(start, batches, step, predict, hparams, exposure, ranges=ranges)

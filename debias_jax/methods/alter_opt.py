@@ -2,6 +2,7 @@
 
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
+    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -62,4 +63,5 @@ def alter_opt(
         predict=predict_logits(model),
         hparams=EXPOSURE_HPARAMS,
         exposure=terms.estimate,
+        ranges=EXPOSURE_RANGES,
     )

@@ -148,7 +148,7 @@ def auto_debias(
     """
     check_choice(("clicks", "ratings"), feedback=feedback)
     check_choice(VARIANTS, variant=variant)
-    if len(block) != 2 or min(block) < 1:
+    if not isinstance(block, tuple | list) or len(block) != 2 or min(block) < 1:
         raise ConfigError(f"block must be two sizes of at least 1, users and items, got {block!r}")
     released = variant == "released"
 

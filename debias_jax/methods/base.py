@@ -1,5 +1,6 @@
 """The protocol of a method, its state, and the arrays it learns from."""
 
+import math
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -113,6 +114,30 @@ class ExposureFn(Protocol):
         """Estimates exposure."""
 
 
+class Range(NamedTuple):
+    """The values that a hyperparameter may take.
+
+    Attributes:
+        low: the least value.
+        high: the greatest value.
+        without_ends: whether ``low`` and ``high`` themselves are left out.
+    """
+
+    low: float
+    high: float = math.inf
+    without_ends: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is one of them; NaN never is."""
+        return self.low < value < self.high if self.without_ends else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        """As in mathematics."""
+        left = "(" if self.without_ends else "["
+        right = ")" if self.without_ends or self.high == math.inf else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
 class Method(NamedTuple):
     """A method: four pure functions, and the hyperparameters they read.
 
@@ -124,6 +149,7 @@ class Method(NamedTuple):
         hparams: name and default of every numeric hyperparameter.
         exposure: see ``ExposureFn``; None of methods that estimate none.
         frame: of a method that reads histories, which samples it learns from; None for methods of pairs.
+        ranges: of hyperparameters that not every number is sense for; ``training.fit`` refuses others.
     """
 
     init: InitFn
@@ -133,6 +159,7 @@ class Method(NamedTuple):
     hparams: dict[str, float]
     exposure: ExposureFn | None = None
     frame: SequenceFrame | None = None
+    ranges: dict[str, Range] | None = None
 
 
 class PairBatch(NamedTuple):
@@ -216,3 +243,38 @@ def resolve_hparams(defaults: dict[str, float], given: dict[str, Array]) -> dict
     if unknown:
         raise ConfigError(f"unknown hyperparameters {unknown}; this method has {sorted(defaults)}")
     return {name: jnp.asarray(given.get(name, value), jnp.float32) for name, value in defaults.items()}
+
+
+_TABLES = {"user": 0, "user_bias": 0, "item": 1, "item_bias": 1}
+"""Names of parameters with a row for each user or item, and the axis of the matrix of pairs that they belong to."""
+
+
+def check_tables(group: str, params: Params, data: TrainData) -> None:
+    """Raises unless the tables of users and items have a row for each of the data's.
+
+    A table that is too short gives NaN (``models.base.lookup``), which looks like too large a step size.
+    Tables are known by their names, ``user``, ``user_bias``, ``item`` and ``item_bias``, or an ``embedding`` in these;
+    others are not looked at, nor is data other than ``TrainData``. Shapes alone are read, so that it costs nothing
+    under ``jit``.
+
+    Args:
+        group: name of the parameter group, for the message.
+        params: its parameters, or their shapes.
+        data: what they are trained on.
+
+    Raises:
+        ConfigError: a table has another number of rows.
+    """
+    if not isinstance(data, TrainData) or not isinstance(params, dict):
+        return
+    for name, axis in _TABLES.items():
+        table = params.get(name)
+        if isinstance(table, dict):
+            table = table.get("embedding")
+        if not getattr(table, "ndim", 0) or table.shape[0] == data.matrix_size[axis]:
+            continue
+        what = ("users", "items")[axis]
+        raise ConfigError(
+            f"table {name!r} of the {group} model has {table.shape[0]} rows, and the training data {what[:-1]} ids "
+            f"for {data.matrix_size[axis]}; make the model with n_{what}={data.matrix_size[axis]}"
+        )

@@ -1,6 +1,7 @@
 """BiOpt2: Biif's bi-level step without its validation set."""
 
 from debias_jax.methods._terms import (
+    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -71,4 +72,5 @@ def bi_opt2(
         inner_step=inner_step,
         reduction=reduction,
         exposure=terms.estimate,
+        ranges=EXPOSURE_RANGES,
     )

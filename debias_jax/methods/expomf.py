@@ -10,7 +10,7 @@ from debias_jax import sampling
 from debias_jax._checks import check_choice
 from debias_jax.methods import _als
 from debias_jax.methods._terms import predict_logits
-from debias_jax.methods.base import Method
+from debias_jax.methods.base import Method, Range
 from debias_jax.methods.recipes import em
 from debias_jax.models.base import Model
 
@@ -24,6 +24,15 @@ HPARAMS = {
 """``regularization``: lambda_theta = lambda_beta; only their product matters at a maximum, since user vectors can be
 scaled up and item vectors down. ``precision``: lambda_y. ``initial_exposure``: mu_i at the start. ``prior_exposed``,
 ``prior_unexposed``: alpha_1 and alpha_2 of the beta prior, both at least 1. The defaults are the released program's."""
+
+RANGES = {
+    "regularization": Range(0.0),
+    "precision": Range(0.0, without_ends=True),
+    "initial_exposure": Range(0.0, 1.0, without_ends=True),
+    "prior_exposed": Range(1.0),
+    "prior_unexposed": Range(1.0),
+}
+"""An exposure that starts at 0 or 1 stays there, and a beta prior below 1 has its maximum at infinity."""
 
 VARIANTS = ("corrected", "released")
 """The constant of the normal density: see ``expomf``."""
@@ -195,4 +204,5 @@ def expomf(
         predict=predict_logits(model),
         hparams=HPARAMS,
         exposure=estimate,
+        ranges=RANGES,
     )

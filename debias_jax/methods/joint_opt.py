@@ -2,6 +2,7 @@
 
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
+    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -67,4 +68,5 @@ def joint_opt(
         predict=predict_logits(model),
         hparams=EXPOSURE_HPARAMS,
         exposure=terms.estimate,
+        ranges=EXPOSURE_RANGES,
     )

@@ -21,8 +21,10 @@ from debias_jax.methods.base import (
     BatchesFn,
     Method,
     PredictFn,
+    Range,
     TrainData,
     TrainState,
+    check_tables,
     resolve_hparams,
 )
 from debias_jax.types import Array, Key, Params, PyTree
@@ -124,6 +126,8 @@ def _init_fn(groups: dict[str, Group], hparams: dict[str, float], fit):
             name: group.init(group_key) if group.fit is None else group.fit(group_key, data, resolved)
             for (name, group), group_key in zip(groups.items(), keys, strict=True)
         }
+        for name, own in params.items():
+            check_tables(name, own, data)
         opt_state = {name: group.optimizer(resolved).init(params[name]) for name, group in groups.items()}
         extra = {} if fit is None else fit(jax.random.fold_in(key, len(groups)), data, resolved)
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, resolved, extra)
@@ -146,6 +150,7 @@ def supervised(
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
     prepare: Prepare | None = None,
     exposure=None,
+    ranges: dict[str, Range] | None = None,
 ) -> Method:
     """Minimises the mean of one loss over all groups at once.
 
@@ -158,6 +163,7 @@ def supervised(
         fit: ``(key, data, hparams) -> extra``, fitted once before training (a propensity model).
         prepare: see ``Prepare``; without, ``extra`` stays as it was fitted.
         exposure: see ``Method.exposure``.
+        ranges: see ``Method.ranges``.
 
     Returns:
         The method.
@@ -183,7 +189,7 @@ def supervised(
         )
         return state, {"loss": value, **logs}
 
-    return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure)
+    return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure, ranges=ranges)
 
 
 def alternating(
@@ -195,6 +201,7 @@ def alternating(
     hparams: dict[str, float],
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
     exposure=None,
+    ranges: dict[str, Range] | None = None,
 ) -> Method:
     """Steps each group in turn on its own loss, the other groups held fixed at their newest values.
 
@@ -207,6 +214,7 @@ def alternating(
         hparams: numeric hyperparameters and their defaults.
         fit: see ``supervised``.
         exposure: see ``Method.exposure``.
+        ranges: see ``Method.ranges``.
 
     Returns:
         The method.
@@ -227,7 +235,7 @@ def alternating(
         logs["loss"] = logs["loss/prediction"]
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), logs
 
-    return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure)
+    return Method(_init_fn(groups, hparams, fit), batches, step, predict, hparams, exposure, ranges=ranges)
 
 
 def closed_form(*, fit: Callable[[TrainData, dict[str, Array]], Params], predict, hparams) -> Method:
@@ -276,6 +284,7 @@ def bilevel(
     reduction: str = "sum",
     inner_last: bool = False,
     exposure=None,
+    ranges: dict[str, Range] | None = None,
 ) -> Method:
     """Steps the inner group on its loss, and the outer group through that step.
 
@@ -301,6 +310,7 @@ def bilevel(
         inner_last: whether the inner step that is kept is taken anew at the outer group's new value (AutoDebias; Ren
             et al. 2018), instead of being the one that the outer group was stepped through (Biif).
         exposure: see ``Method.exposure``.
+        ranges: see ``Method.ranges``.
 
     Returns:
         The method. Its logs hold the inner mean ``loss``, the ``outer_loss``, the ``hypergradient_norm`` and
@@ -374,4 +384,4 @@ def bilevel(
         return state, logs
 
     groups = {inner_name: inner_group, outer_name: outer}
-    return Method(_init_fn(groups, hparams, None), batches, step, predict, hparams, exposure)
+    return Method(_init_fn(groups, hparams, None), batches, step, predict, hparams, exposure, ranges=ranges)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy import special
 
@@ -58,9 +59,13 @@ def prepare(
     where: Array | None,
     *,
     level: float,
+    largest: float = 1.0,
     **more: Array,
 ) -> Inputs:
-    """Checks, masks and flattens to ``[users, n]``; ``observed=None`` takes the positive labels."""
+    """Checks, masks and flattens to ``[users, n]``; ``observed=None`` takes the positive labels.
+
+    Propensities of what was logged are in ``(0, largest]``.
+    """
     _checks.check_float(scores=scores, propensity=propensity, **more)
     _checks.check_same_shape(scores=scores, labels=labels, observed=observed, propensity=propensity, **more)
     _checks.check_indicator(observed=observed)
@@ -76,8 +81,31 @@ def prepare(
     logged = mask & (labels > 0 if observed is None else jnp.asarray(observed) > 0)
     labels = jnp.where(logged, labels, 0.0)
     # Where nothing was logged both may hold anything, NaN included.
-    weights = jnp.where(logged, 1.0 / jnp.where(logged, propensity, 1.0), 0.0)
+    weights = inverse(propensity, logged, largest=largest)
     return Inputs(*(array.reshape(-1, n) for array in (scores, labels, weights, mask)))
+
+
+def inverse(propensity: Array, logged: Array, *, largest: float = 1.0) -> Array:
+    """1 / P where logged, else 0; NaN at a logged P outside ``(0, largest]``, where its value is not known to raise.
+
+    Raises:
+        ValueError: there is such a P, and no transformation hides the values.
+    """
+    usable = (propensity > 0) & (propensity <= largest) & (jnp.asarray(propensity) < jnp.inf)
+    refuse(propensity, logged & ~usable, f"(0, {largest:g}{']' if largest < jnp.inf else ')'} where logged")
+    weights = jnp.where(logged, 1.0 / jnp.where(logged & usable, propensity, 1.0), 0.0)
+    return jnp.where(logged & ~usable, jnp.nan, weights)
+
+
+def refuse(propensity: Array, bad: Array, allowed: str) -> None:
+    """Raises at the first bad propensity, if values are there to be looked at: not under ``jit`` or ``vmap``."""
+    if isinstance(bad, jax.core.Tracer) or isinstance(propensity, jax.core.Tracer) or not np.any(bad):
+        return
+    index = tuple(np.argwhere(np.asarray(bad))[0].tolist())
+    raise ValueError(
+        f"propensity{list(index)} is {float(np.asarray(propensity)[index]):g}; it must be in {allowed}: clip it "
+        "(risks.clip_propensity), or mask the pair"
+    )
 
 
 def item_gains(scores: Array, mask: Array, *, metric: str, k: int | None, discount: str, ties: str) -> Array:

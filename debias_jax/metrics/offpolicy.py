@@ -19,6 +19,9 @@ that it ranks well.
 
 The interval is the delta method's, or a percentile bootstrap's over users where a key is given. It speaks of a fresh
 sample of users with a fresh log, and of nothing else: not of propensities that are wrong.
+
+A propensity that cannot be one is refused by its value; under ``jit`` and ``vmap``, where there are no values to look
+at, what it weighs is NaN.
 """
 
 from typing import NamedTuple
@@ -90,7 +93,8 @@ def ips_value(
 
     Raises:
         TypeError: ``scores`` or ``propensity`` is not of a floating dtype, or ``where`` not boolean.
-        ValueError: shapes differ, an option is unknown, or ``k``, ``level`` or ``n_resamples`` is out of its range.
+        ValueError: shapes differ, an option is unknown, or a propensity that is read, ``k``, ``level`` or
+            ``n_resamples`` is out of its range.
 
     Example:
         >>> scores = jnp.array([[0.9, 0.5, 0.1], [0.2, 0.8, 0.3]])
@@ -142,7 +146,7 @@ def snips_value(
         scores: as in ``ips_value``.
         labels: ``[..., n]``, relevance in [0, 1]; read where ``observed``.
         observed: ``[..., n]``, boolean or 0.0 / 1.0, pairs whose label is in the log.
-        propensity: float ``[..., n]``, P up to a common factor; read where ``observed``.
+        propensity: float ``[..., n]``, above 0, P up to a common factor; read where ``observed``.
         where: as in ``ips_value``, as are all others.
         k: see there.
         metric: see there.
@@ -171,7 +175,7 @@ def snips_value(
     Source:
         Swaminathan and Joachims, The self-normalized estimator for counterfactual learning, NeurIPS 2015.
     """
-    inputs = _offpolicy.prepare(scores, labels, observed, propensity, where, level=level)
+    inputs = _offpolicy.prepare(scores, labels, observed, propensity, where, level=level, largest=jnp.inf)
     value = _offpolicy.metric_value(
         inputs,
         inputs.labels * inputs.weights,
@@ -269,10 +273,11 @@ def overlap(
 
     Args:
         propensity: float ``[...]``, probability that each pair is seen, in (0, 1]. Where it is known for logged pairs
-            alone, give those and ``observed`` of ones; ``small_share`` is then that of the log.
+            alone, give those and ``observed`` of ones; ``small_share`` is then that of the log. A pair that is not in
+            the log may have 0.
         observed: ``[...]``, boolean or 0.0 / 1.0, pairs of the log.
         where: boolean ``[...]``, False for padding.
-        threshold: below which a propensity is small.
+        threshold: in (0, 1], below which a propensity is small.
 
     Returns:
         The report; shares are 0 where there is nothing to have a share of.
@@ -280,7 +285,7 @@ def overlap(
     Raises:
         TypeError: ``propensity`` is not of a floating dtype, ``observed`` neither boolean nor floating, or ``where``
             not boolean.
-        ValueError: shapes differ.
+        ValueError: shapes differ, or a propensity or ``threshold`` is out of its range.
 
     Example:
         >>> report = overlap(jnp.array([0.5, 0.5, 0.02, 0.02]), observed=jnp.array([1.0, 1.0, 1.0, 0.0]))
@@ -296,8 +301,13 @@ def overlap(
     _checks.check_mask(where, jnp.shape(propensity))
     mask = jnp.ones(jnp.shape(propensity), jnp.bool_) if where is None else jnp.asarray(where)
     logged = mask & (jnp.asarray(observed) > 0)
-    weights = jnp.where(logged, 1.0 / jnp.where(logged, propensity, 1.0), 0.0)
-    small = mask & (jnp.asarray(propensity) < threshold)
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    propensity = jnp.asarray(propensity)
+    weights = _offpolicy.inverse(propensity, logged)
+    unknown = mask & ~((propensity >= 0) & (propensity <= 1))
+    _offpolicy.refuse(propensity, unknown, "[0, 1]")
+    small = jnp.where(unknown, jnp.nan, (mask & (propensity < threshold)).astype(weights.dtype))
     total, largest = jnp.sum(weights), jnp.max(weights, initial=0.0)
 
     def share(part, whole):
@@ -309,6 +319,6 @@ def overlap(
         largest_weight=largest,
         largest_share=_reduce.safe_divide(largest, total),
         small_share=share(small, mask),
-        small_logged=share(small & logged, logged),
-        small_weight=share(jnp.where(small, weights, 0.0), weights),
+        small_logged=share(jnp.where(logged, small, 0.0), logged),
+        small_weight=share(small * weights, weights),
     )

@@ -74,7 +74,7 @@ def user_snips(
     k: int | None = None,
     metric: str = "dcg",
     variant: str = "published",
-    ties: str = "mean",
+    ties: str | None = None,
     level: float = 0.95,
     key: Key | None = None,
     n_resamples: int = 1000,
@@ -95,13 +95,14 @@ def user_snips(
     Args:
         scores: float ``[..., n]``, of all candidates; one list a user.
         labels: ``[..., n]``, 1 for held-out clicks, else 0.
-        propensity: float ``[..., n]``, read where ``labels > 0``. A click with P = 0 (on an item that training never
-            saw) weighs nothing: it is no click, and stays a candidate.
+        propensity: float ``[..., n]``, up to a factor, read where ``labels > 0``. A click with P = 0 (on an item
+            that training never saw) weighs nothing: it is no click, and stays a candidate. Of one below 0, infinite or
+            NaN the value is NaN under ``jit``, where it cannot be refused.
         where: boolean ``[..., n]``, False for padding and for items that cannot be recommended.
         k: ranks that count, or None for all.
         metric: ``"auc"``, ``"dcg"`` or ``"recall"``; of ``"cjmf"`` ``"dcg"``, ``"map"`` or ``"recall"``.
         variant: ``"published"`` or ``"cjmf"``.
-        ties: ``"mean"`` or ``"by_index"``; ``"map"`` knows the latter only.
+        ties: ``"mean"`` or ``"by_index"``; None for ``"mean"``, of ``"map"``, which knows no other, ``"by_index"``.
         level: of the interval, in (0, 1).
         key: None for the normal interval, a key for a percentile bootstrap over users.
         n_resamples: resamples of the bootstrap.
@@ -111,7 +112,7 @@ def user_snips(
 
     Raises:
         TypeError: ``scores`` or ``propensity`` is not of a floating dtype, or ``where`` not boolean.
-        ValueError: shapes differ, an option is unknown, two do not fit, or a number is out of its range.
+        ValueError: shapes differ, an option is unknown, two do not fit, or a number is out of its range, P included.
 
     Example:
         >>> scores, clicks = jnp.array([[0.9, 0.5, 0.1]]), jnp.array([[1.0, 0.0, 1.0]])
@@ -128,9 +129,12 @@ def user_snips(
     allowed = {"published": ("auc", "dcg", "recall"), "cjmf": ("dcg", "map", "recall")}
     _checks.check_choice(tuple(allowed), variant=variant)
     _rank.check_option(metric, allowed[variant], f"metric of variant {variant!r}")
+    of_ties = ("by_index",) if metric == "map" else ("mean", "by_index")
+    ties = of_ties[0] if ties is None else ties
+    _rank.check_option(ties, of_ties, f"ties of metric {metric!r}")
     _checks.check_same_shape(scores=scores, labels=labels, propensity=propensity)
     weighed = (jnp.asarray(labels) > 0) & (jnp.asarray(propensity) != 0)
-    inputs = _offpolicy.prepare(scores, labels, weighed, propensity, where, level=level)
+    inputs = _offpolicy.prepare(scores, labels, weighed, propensity, where, level=level, largest=jnp.inf)
     if metric == "map":
         of_user = _weighted_map(inputs, k)
     else:
@@ -144,13 +148,13 @@ def user_snips(
     def value(users):
         return _reduce.safe_divide(jnp.sum(users * of_user), jnp.sum(users))
 
-    counted = (inputs.weights > 0).any(-1)
+    counted = (inputs.weights != 0).any(-1)
     return _offpolicy.summarise(value, counted, inputs.weights, level=level, key=key, n_resamples=n_resamples)
 
 
 def _weighted_map(inputs: _offpolicy.Inputs, k: int | None) -> Array:
     """The released program's average precision, its 1e-7 a rank in the denominator included."""
-    clicks = (inputs.weights > 0).astype(inputs.weights.dtype)
+    clicks = (inputs.weights != 0).astype(inputs.weights.dtype)
     ranking = _rank.rank(inputs.scores, clicks, k=k, where=inputs.mask, ties="by_index")
     weights = jnp.take_along_axis(inputs.weights, ranking.order, axis=-1) * ranking.labels
     ranks = (_rank.positions(weights.shape) + 1).astype(weights.dtype)

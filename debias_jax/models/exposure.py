@@ -58,6 +58,7 @@ class _GatedExposure(nnx.Module):
 
     def __call__(self, users, item_vectors, popularity):
         check_float(item_vectors=item_vectors, popularity=popularity)
+        _check_dim(item_vectors, self.gate_weight[...])
         gate = jax.nn.sigmoid(item_vectors @ self.gate_weight[...] + self.gate_bias[...])
         check_same_shape(popularity=popularity, item_vectors_without_last_axis=gate)
         check_pairs(users, popularity)
@@ -116,8 +117,19 @@ class _ItemExposure(nnx.Module):
 
     def __call__(self, item_vectors, popularity):
         check_float(item_vectors=item_vectors, popularity=popularity)
+        _check_dim(item_vectors, self.gate_weight[...])
         gate = jax.nn.sigmoid(item_vectors @ self.gate_weight[...] + self.gate_bias[...])
         check_same_shape(popularity=popularity, item_vectors_without_last_axis=gate)
         affinity = jax.nn.sigmoid(item_vectors @ self.affinity_weight[...] + self.affinity_bias[...])
         power = jax.nn.sigmoid(item_vectors @ self.power_weight[...] + self.power_bias[...])
         return (gate * affinity + (1 - gate) * popularity) ** power
+
+
+def _check_dim(item_vectors, weight) -> None:
+    """Raises unless the item vectors are of the length that the exposure model was made for."""
+    shape, dim = jnp.shape(item_vectors), weight.shape[0]
+    if not shape or shape[-1] != dim:
+        raise ValueError(
+            f"item_vectors are of shape {shape}, and the exposure model is of dim={dim}; make it with the dim of the "
+            "recommender's item vectors, their last axis"
+        )

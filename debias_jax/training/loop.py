@@ -172,7 +172,8 @@ def fit_many(
         The result, every array with a leading axis of runs.
 
     Raises:
-        ConfigError: a setting is unknown or does not fit, or the checkpoint is past ``epochs``.
+        ConfigError: a setting is unknown or does not fit, a hyperparameter is outside the method's range, a model has
+            tables of another size than the data, or the checkpoint is past ``epochs``.
         DivergedError: a loss is not finite and ``on_nonfinite="raise"``, or the monitor never was.
 
     Example:
@@ -227,7 +228,7 @@ def fit_many(
                     settings = ", ".join(f"{key}={float(value[run]):g}" for key, value in stacked.items())
                     raise DivergedError(
                         f"{name} is {logs[name][run, epoch]} in epoch {done + epoch + 1} of run {run} "
-                        f"({settings}); lower the learning rate, or clip the propensities if it weights by them"
+                        f"({settings}); {_way_out(method)}"
                     )
                 diverged = diverged | ~sound
                 stops = stops._replace(active=stops.active & jnp.asarray(sound))
@@ -357,8 +358,21 @@ def _stacked_hparams(method: Method, given: dict[str, Any], n_runs: int) -> dict
             raise ConfigError(
                 f"{name} has shape {values.shape}; give a scalar, or one value for each of {n_runs} runs"
             )
+        allowed = (method.ranges or {}).get(name)
+        # Under a caller's own transformation there are no values to look at.
+        if allowed is not None and not isinstance(values, jax.core.Tracer):
+            for value in np.ravel(values).tolist():
+                if not allowed.holds(value):
+                    raise ConfigError(f"hyperparameter {name} is {value:g}; it must be in {allowed}")
         stacked[name] = jnp.broadcast_to(values, (n_runs,))
     return stacked
+
+
+def _way_out(method: Method) -> str:
+    """What to do about a loss that is not finite."""
+    if any(name == "lr" or name.endswith("_lr") for name in method.hparams):
+        return "lower the learning rate, or clip the propensities if it weights by them"
+    return "the method has no learning rate: bring these settings nearer to their defaults"
 
 
 def _check_settings(

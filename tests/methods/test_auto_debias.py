@@ -241,5 +241,7 @@ def test_data_without_a_set_and_bad_options_are_named():
         method.step(state, nothing, batch, jax.random.key(0))
     with pytest.raises(ConfigError, match=r"block must be two sizes.*\(4, 0\)"):
         make(block=(4, 0))
+    with pytest.raises(ConfigError, match=r"block must be two sizes of at least 1, users and items, got 64"):
+        make(block=64)
     with pytest.raises(ValueError, match="no_such.*ratings"):
         make(feedback="no_such")

@@ -339,5 +339,53 @@ def test_errors_name_the_offence():
         metrics.dr_value(lists, lists, imputed=observed, observed=observed, propensity=lists)
     with pytest.raises(TypeError, match="observed must be boolean or of a floating dtype, got int32"):
         metrics.snips_value(lists, lists, observed=observed.astype(jnp.int32), propensity=lists)
+    with pytest.raises(ValueError, match=r"threshold must be in \(0, 1\], got 5"):
+        metrics.overlap(lists, observed=observed, threshold=5)
     with pytest.raises(ValueError, match="last axis"):
         metrics.ips_value(jnp.float32(1.0), jnp.float32(1.0), propensity=jnp.float32(1.0))
+
+
+def one_bad(value):
+    """A log of which one logged propensity, and one that nobody reads, is no probability."""
+    lists, propensity = np.ones((2, 3), np.float32), np.full((2, 3), 0.5, np.float32)
+    observed = np.ones((2, 3), bool)
+    labels = lists.copy()
+    labels[0, 0] = observed[0, 0] = 0
+    propensity[0, 0], propensity[1, 2] = -7.0, value
+    return {"scores": lists, "labels": labels, "observed": observed, "propensity": propensity}
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, np.inf, np.nan])
+@pytest.mark.parametrize("estimator", VALUES)
+def test_propensities_that_cannot_be_are_refused_and_nan_under_jit(estimator, value):
+    log = one_bad(value) | {"imputed": np.full((2, 3), 0.5, np.float32)}
+    if estimator == "snips" and value == 1.5:
+        assert np.isfinite(estimate(estimator, log).estimate)  # up to a factor
+        return
+    end = r"inf\)" if estimator == "snips" else r"1\]"
+    with pytest.raises(ValueError, match=rf"propensity\[1, 2\] is {value:g}; it must be in \(0, {end}"):
+        estimate(estimator, log)
+    assert np.isnan(jax.jit(lambda log: estimate(estimator, log))(log).estimate)
+    log["propensity"][1, 2] = 0.5
+    assert np.isfinite(estimate(estimator, log).estimate)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, np.nan])
+def test_overlap_of_propensities_that_cannot_be(value):
+    log = one_bad(value)
+    propensity, observed = jnp.asarray(log["propensity"][1]), jnp.asarray(log["observed"][1])
+    with pytest.raises(
+        ValueError, match=rf"propensity\[2\] is {value:g}; it must be in \(0, 1\] where logged"
+    ):
+        metrics.overlap(propensity, observed=observed)
+    report = jax.jit(metrics.overlap)(propensity, observed=observed)
+    assert np.isnan([report.ess, report.largest_weight, report.largest_share, report.small_weight]).all()
+    # What was never seen may have a propensity of 0.
+    observed = observed.at[2].set(False)
+    if value == 0.0:
+        report = metrics.overlap(propensity, observed=observed)
+        assert float(report.small_share) == pytest.approx(1 / 3)
+    else:
+        with pytest.raises(ValueError, match=rf"propensity\[2\] is {value:g}; it must be in \[0, 1\]"):
+            metrics.overlap(propensity, observed=observed)
+        assert np.isnan(jax.jit(metrics.overlap)(propensity, observed=observed).small_share)

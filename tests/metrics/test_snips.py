@@ -197,3 +197,28 @@ class TestUserSnips:
             metrics.user_snips(lists, lists, propensity=lists, metric="map")
         with pytest.raises(ValueError, match="unknown variant 'yang'; there are published, cjmf"):
             metrics.user_snips(lists, lists, propensity=lists, variant="yang")
+
+    def test_ties_of_map_are_by_index(self):
+        scores, labels = jnp.array([[0.5, 0.5, 0.5]]), jnp.array([[0.0, 1.0, 0.0]])
+        options = {"propensity": jnp.full((1, 3), 0.5), "metric": "map", "variant": "cjmf"}
+        # The second of three equal scores: a weight of 2 over its rank.
+        for more in ({}, {"ties": "by_index"}):
+            value = metrics.user_snips(scores, labels, **options, **more).estimate
+            assert float(value) == pytest.approx((2 / 2) / (1 + 3e-7), rel=1e-6)
+        for ties in ("mean", "foo"):
+            with pytest.raises(ValueError, match=f"ties of metric 'map' must be one of 'by_index', got '{ties}'"):
+                metrics.user_snips(scores, labels, **options, ties=ties)
+        with pytest.raises(ValueError, match="ties of metric 'dcg' must be one of 'mean', .*got 'foo'"):
+            metrics.user_snips(scores, labels, **(options | {"metric": "dcg"}), ties="foo")
+
+    @pytest.mark.parametrize(("metric", "variant"), [("recall", "published"), ("map", "cjmf")])
+    @pytest.mark.parametrize("value", [-0.5, np.inf, np.nan])
+    def test_propensities_that_cannot_be_are_refused_and_nan_under_jit(self, metric, variant, value):
+        scores, labels = jnp.array([[0.9, 0.5, 0.1]]), jnp.array([[0.0, 1.0, 1.0]])
+        propensity = jnp.array([[value, 0.5, value]])
+        of = functools.partial(metrics.user_snips, scores, labels, metric=metric, variant=variant)
+        with pytest.raises(ValueError, match=rf"propensity\[0, 2\] is {value:g}; .* \(0, inf\)"):
+            of(propensity=propensity)
+        assert np.isnan(jax.jit(of)(propensity=propensity).estimate)
+        # P is needed up to a factor.
+        assert np.isfinite(of(propensity=propensity.at[0, 2].set(3.0)).estimate)

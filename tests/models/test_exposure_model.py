@@ -82,6 +82,8 @@ def test_messages(rng):
         model.apply(params, jnp.zeros(4, jnp.int32), vectors, jnp.zeros(5))
     with pytest.raises(TypeError, match="popularity must be of a floating dtype"):
         model.apply(params, jnp.zeros(5, jnp.int32), vectors, jnp.zeros(5, jnp.int32))
+    with pytest.raises(ValueError, match=r"item_vectors are of shape \(5, 3\), .* of dim=4"):
+        model.apply(params, jnp.zeros(5, jnp.int32), vectors[:, :3], jnp.zeros(5))
 
 
 def test_exposure_of_cjmf_by_hand(rng):
@@ -102,5 +104,7 @@ def test_messages_of_cjmf():
     params = model.init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"popularity \(4,\), item_vectors_without_last_axis \(5,\)"):
         model.apply(params, jnp.zeros((5, 4)), jnp.zeros(4))
+    with pytest.raises(ValueError, match=r"item_vectors are of shape \(5, 3\), .* of dim=4"):
+        model.apply(params, jnp.zeros((5, 3)), jnp.zeros(5))
     with pytest.raises(ConfigError, match="dim must be an integer of at least 1, got 0"):
         models.cjmf_exposure(dim=0)
