@@ -206,7 +206,9 @@ class TestUserSnips:
             value = metrics.user_snips(scores, labels, **options, **more).estimate
             assert float(value) == pytest.approx((2 / 2) / (1 + 3e-7), rel=1e-6)
         for ties in ("mean", "foo"):
-            with pytest.raises(ValueError, match=f"ties of metric 'map' must be one of 'by_index', got '{ties}'"):
+            with pytest.raises(
+                ValueError, match=f"ties of metric 'map' must be one of 'by_index', got '{ties}'"
+            ):
                 metrics.user_snips(scores, labels, **options, ties=ties)
         with pytest.raises(ValueError, match="ties of metric 'dcg' must be one of 'mean', .*got 'foo'"):
             metrics.user_snips(scores, labels, **(options | {"metric": "dcg"}), ties="foo")
