@@ -1,5 +1,7 @@
-"""What the benchmarks share: an epoch as one program, times of several programs, and their ratios."""
+"""What the benchmarks share: a config, an epoch as one program, times of several programs, and their ratios."""
 
+import importlib.util
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +14,14 @@ from debias_jax.data.types import Dataset
 from debias_jax.methods.base import Method
 
 Program = Callable[[], object]
+
+
+def load_config(path: str | pathlib.Path, name: str):
+    """The config of one method, of a file."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(name)
 
 
 def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float], *, n_epochs: int = 1) -> Program:

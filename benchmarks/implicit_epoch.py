@@ -31,8 +31,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from _measure import measure, one_epoch
-from selection import load_config
+from _measure import load_config, measure, one_epoch
 
 from debias_jax import _build, data, training
 from debias_jax.data.types import Dataset, Interactions
@@ -123,7 +122,10 @@ def main() -> None:
     options = parser.parse_args()
     print(f"jax {jax.__version__}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     print(f"{options.clock} time, {options.rounds} rounds")
-    print("| data | method | ms an epoch | relmf = 1 | 10 % .. 90 % | examples | outer | an example |")
+    print(
+        f"| data | method | ms an epoch | relmf = 1 | 10 % .. 90 % of {options.rounds} rounds "
+        "| examples | outer | an example |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in options.data:
         epochs = options.epochs or EPOCHS[name]

@@ -12,24 +12,16 @@ the method differs.
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measure import load_config
 
 from debias_jax import _build, _fit, experiment, training
 from debias_jax.training import evaluation
-
-
-def load_config(path: str, name: str):
-    """The config of one method, of a file."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(name)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -182,12 +182,17 @@ def repeated(seed, function, repeats=REPEATS):
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say(truth):
+    """With known propensities, the cut and discount of this file, and 200 users.
+
+    NDCG is left out: its ideal is biased, see below, so that its intervals lie around another number. Not tested: few
+    users, propensities that are estimated, ``user_snips`` with its bias within a user, other levels but .8 of recall.
+    """
     estimates = repeated(
         0,
         lambda _, log: {
             (estimator, name): estimate(estimator, log, k=K, metric=name)
             for estimator in VALUES
-            for name in ("dcg", "recall")
+            for name in ("dcg", "precision", "recall")
         },
     )
     # Three standard deviations of the share of 600 intervals.
@@ -200,8 +205,19 @@ def test_intervals_cover_the_truth_as_often_as_they_say(truth):
 
 
 def test_ideal_of_an_estimated_number_is_too_small_and_ndcg_too_large(truth):
-    ndcg = np.asarray(repeated(4, lambda _, log: estimate("dr", log, k=K, metric="ndcg").estimate, 100))
-    assert ndcg.mean() - truth["ndcg"] > 4 * ndcg.std() / 10
+    """The ideal of all users is concave in the number of relevant ones, which is unbiased: E f(X) < f(E X)."""
+
+    def each(_, log):
+        found = {name: estimate(name, log, k=K, metric="ndcg").estimate for name in VALUES}
+        # DCG is the numerator of NDCG, over users: what is left of it is the mean of the ideals.
+        ideal = {name: estimate(name, log, k=K).estimate / found[name] for name in VALUES}
+        return found, ideal
+
+    ndcg, ideal = repeated(4, each, 100)
+    of_population = truth["dcg"] / truth["ndcg"]
+    for name in VALUES:
+        assert np.mean(ndcg[name]) - truth["ndcg"] > 4 * np.std(ndcg[name]) / 10, name
+        assert np.mean(ideal[name]) - of_population < -4 * np.std(ideal[name]) / 10, name
 
 
 def test_level_and_bootstrap_cover_too(truth):

@@ -62,11 +62,13 @@ def test_t5_in_a_rank_one_model_l2_varies_less_and_errs_more_where_little_is_see
 
 
 def test_t11_normalising_the_step_takes_most_of_the_low_variance_away(rng):
-    """Claim: L2's low variance makes training accurate. Source: Biif 2.2. Verdict: not after Adam's first step.
+    """Claim: L2's low variance makes training accurate. Source: Biif 2.2. Verdict: little is left of it under Adam.
 
     The gradient of one mini-batch in all embeddings, clicks redrawn: the trace of its covariance is far smaller for
-    L2, as promised. Divided by its squared mean, which is what a tuned step size sees, the advantage shrinks; in
-    the first step that Adam takes of the gradient none is left.
+    L2, as promised. Divided by its squared mean, which is what a tuned step size sees, the advantage shrinks. Adam's
+    first step has none, rather the contrary (.6 to .85 over draws of the problem): it takes the sign of what it is
+    given. As its moments fill, at fixed parameters and with fresh clicks in each step, some of it comes back: 1.0 to
+    1.4 times in step 100, 1.3 to 1.5 in step 1,000, and 1.7 to 2.4 in the sum of 1,000 steps.
     """
     n_users, n_items, dim, n_rows, n_draws = 30, 20, 4, 200, 1000
     user, item = rng.normal(0, 0.7, (n_users, dim)), rng.normal(0, 0.7, (n_items, dim))
@@ -112,4 +114,32 @@ def test_t11_normalising_the_step_takes_most_of_the_low_variance_away(rng):
     ratio = [part["relmf"] / part["umf"] for part in (raw, normalised, stepped)]
     assert ratio[0] > 100
     assert ratio[1] < ratio[0] / 10
-    assert ratio[2] < 1.2
+    assert ratio[2] < 1.0
+
+    def variance_over_square(x):
+        trace = jnp.var(x, axis=0, ddof=1).sum()
+        # The mean over draws has a variance of its own.
+        return trace / (jnp.square(x.mean(axis=0)).sum() - trace / n_paths)
+
+    def one_step(carry, key):
+        clicked = jax.random.uniform(key, (n_paths, n_rows)) < jnp.asarray(m * gamma, jnp.float32)[None, :]
+        carry, of_step, of_path = dict(carry), {}, {}
+        for name, of_rows in slopes.items():
+            at_click, at_zero = (jnp.asarray(slope, jnp.float32)[None, :] for slope in of_rows)
+            gradients = jnp.where(clicked, at_click, at_zero) @ columns
+            state, path = carry[name]
+            update, state = jax.vmap(lambda g, s: tx.update(g, s, start))(gradients, state)
+            carry[name] = state, path + update
+            of_step[name], of_path[name] = variance_over_square(update), variance_over_square(path + update)
+        return carry, [of["relmf"] / of["umf"] for of in (of_step, of_path)]
+
+    n_paths, columns = 128, jnp.asarray(features, jnp.float32)
+    states = jax.vmap(lambda _: tx.init(start))(jnp.arange(n_paths))
+    carry = {name: (states, jnp.zeros((n_paths, features.shape[1]))) for name in LOSSES}
+    keys = jax.random.split(jax.random.key(0), 1000)
+    step, path = jax.jit(lambda: jax.lax.scan(one_step, carry, keys)[1])()
+    # A window about each step: one alone has the noise of its 128 draws.
+    early, late = (float(jnp.mean(part)) for part in (step[90:110], step[900:]))
+    assert 0.9 < early < 1.6
+    assert 1.15 < late < 1.8
+    assert 1.4 < path[999] < 3.0
