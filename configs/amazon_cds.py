@@ -5,7 +5,8 @@
 The ratings-only file of SNAP has no header; put ``user,item,rating,timestamp`` on its first line. Users with fewer than
 10 ratings and items with fewer than 8 are dropped, and the first 3,000 users and items in the order of the file kept:
 the numbers are the paper's; order and repetition it leaves open. Other columns and numbers are options:
-``--config.data.options.item=asin``.
+``--config.data.options.item=asin``. With ``--config.data.options.timestamp=timestamp`` the times are read too, by which
+``duplicates=last`` chooses; without, the order of the file does.
 
 The report says how far popularity explains the exposure (PCC), which ``options.dim`` and ``options.l2`` decide;
 ``plots/pcc.png`` shows what methods learn beyond it. Not measured here: no copy was at hand.
@@ -26,6 +27,7 @@ def get_config(method: str = ""):
             "user": "user",
             "item": "item",
             "rating": "rating",
+            "timestamp": "",
             "threshold": 4.0,
             "min_user_rows": 10,
             "min_item_rows": 8,

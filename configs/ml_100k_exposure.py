@@ -53,7 +53,7 @@ def get_config(method: str = ""):
             config, method, experiment.implicit_variants(TUNED), groups=experiment.EXPOSURE_GROUPS
         )
         config.data.name = "ml_100k_exposure"
-        config.data.options = {"level": "medium", "seed": 0}
+        config.data.options = {"level": "medium", "likelihood": "bernoulli", "seed": 0}
         config.data.split = {"name": "biif", "seed": 0}
         config.protocol.test = "strict"
         config.protocol.metrics = ("dcg@1", "dcg@2", "dcg@3", "ndcg@5", "recall@5", "auc")

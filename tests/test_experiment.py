@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from debias_jax import _config, data, experiment
+from debias_jax import _build, _config, data, experiment
 from debias_jax.errors import CheckpointError, ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -312,6 +312,30 @@ class TestConfigs:
             own = experiment.only(config, variant)
             method = experiment.build_method(own, own.variants[variant], n_users=5, n_items=4)
             experiment.variant_hparams(own, own.variants[variant], method)
+
+    @pytest.mark.parametrize("name", ["ml_100k_exposure", "amazon_cds"])
+    def test_every_option_of_the_reader_of_exposure_data_can_be_set(self, name):
+        config = _module(name).get_config("biif")
+        options = set(_build.argument_names(_build.DATASETS[config.data.name])) - {"path"}
+        assert options - set(config.data.options) <= {"strict_counts"}
+        assert set(config.data.options) <= options
+
+    def test_times_of_own_ratings_choose_among_repeated_pairs(self, tmp_path):
+        lines = [f"{u},{i},{1 + (u + i) % 5},{9 - u}" for u in range(6) for i in range(5) if (u + i * i) % 3]
+        # Pair (0, 4) is rated 5 at time 9, and 2 in a later row of time 3.
+        path = tmp_path / "ratings.csv"
+        path.write_text("\n".join(["user,item,rating,timestamp", *lines, "0,4,2,3"]) + "\n", encoding="utf-8")
+        config = _module("amazon_cds").get_config("biif")
+        config.data.path = str(path)
+        config.data.options.update(min_user_rows=1, min_item_rows=1, duplicates="last")
+
+        def relevance(timestamp):
+            config.data.options.timestamp = timestamp
+            return experiment.load_dataset(config)[0].truth.relevance[0, 4]
+
+        assert relevance("timestamp") > relevance("") + 0.01
+        with pytest.raises(DataError, match="clock"):
+            relevance("clock")
 
     @pytest.mark.parametrize("name", ["coat", "yahoo_r3", "ml_100k_exposure", "amazon_cds"])
     def test_cjmf_has_the_epochs_of_the_paper_in_every_company(self, name):
