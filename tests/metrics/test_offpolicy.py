@@ -205,7 +205,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(truth):
 
 
 def test_ideal_of_an_estimated_number_is_too_small_and_ndcg_too_large(truth):
-    """The ideal of all users is concave in the number of relevant ones, which is unbiased: E f(X) < f(E X)."""
+    """IDCG is concave in the number of relevant items, if that is not below 0: E f(X) < f(E X) of an unbiased X."""
 
     def each(_, log):
         found = {name: estimate(name, log, k=K, metric="ndcg").estimate for name in VALUES}
