@@ -71,12 +71,13 @@ def draw(
     }
     folder.mkdir(parents=True, exist_ok=True)
     images = {number: folder / f"biif_figure{number}_{dataset.name}.png" for number in numbers}
+    pcc_table: list[str] = []
     for number in numbers:
         if number == "2":
             known = {"pcc": "PCC of estimated and true exposure"}
-            _plots.curves(
-                images[number], shown[number], known, levels={"popularity": popularity_pcc(dataset)}
-            )
+            popularity = popularity_pcc(dataset)
+            _plots.curves(images[number], shown[number], known, levels={"popularity": popularity})
+            pcc_table = _pcc_table(shown[number], popularity)
         else:
             _plots.bars(images[number], shown[number], METRIC)
     return "\n\n".join(
@@ -87,7 +88,7 @@ def draw(
             f"Test metrics under protocol `{judge.protocol.name}`, mean ± sd over seeds:",
             "\n".join(_markdown.ours(scored, digits=4)),
             *_against_joint_opt(shown),
-            *(_pcc_table(shown["2"], dataset) if "2" in numbers else ()),
+            *pcc_table,
             "\n".join(_markdown.hyperparameters({one.name: one.hparams for one in scored})),
         ]
     )
@@ -99,8 +100,8 @@ def _against_joint_opt(shown: Mapping[str, Sequence[Scored]]) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
-def _pcc_table(scored: Sequence[Scored], dataset: Dataset) -> list[str]:
-    """The curves of Figure 2 in numbers: where they start, are highest, and end."""
+def _pcc_table(scored: Sequence[Scored], popularity: float) -> list[str]:
+    """The curves of Figure 2 in numbers: where they start, are highest, and end; with popularity's own PCC."""
     body = []
     for one in scored:
         epochs, values = _plots.series(one.history, "pcc")
@@ -111,7 +112,7 @@ def _pcc_table(scored: Sequence[Scored], dataset: Dataset) -> list[str]:
             f"{_markdown.measured(values[row], 4)} (epoch {epochs[row]})" for row in (int(means.argmax()), -1)
         )
         body.append([one.name, start, at_highest, at_last])
-    body.append(["popularity", *[f"{popularity_pcc(dataset):.4f}"] * 3])
+    body.append(["popularity", *[f"{popularity:.4f}"] * 3])
     head = ["method", "PCC before training", "highest", "last"]
     return [
         "PCC of estimated and true exposure over a user's items, mean over users, mean ± sd over seeds (-: the "

@@ -105,7 +105,7 @@ def together(runs: Sequence[Run]) -> Cell:
         ConfigError: two runs hold the same seed, or differ in more than their seeds; both folders are named.
     """
     first = runs[0]
-    owner: dict[int, Run] = {}
+    owner: dict[int, tuple[Run, int]] = {}
     for run in runs:
         difference = first_difference(first.settings, run.settings)
         if difference is not None:
@@ -114,22 +114,22 @@ def together(runs: Sequence[Run]) -> Cell:
                 f"{first.folder} and {run.folder} are runs of {run.variant} that differ in {name} ({here} and "
                 f"{there}), so that their seeds are no one row; keep them below different folders"
             )
-        for seed in run.seeds:
+        for place, seed in enumerate(run.seeds):
             if seed in owner:
                 raise ConfigError(
-                    f"{owner[seed].folder} and {run.folder} both hold seed {seed} of {run.variant}; move one away"
+                    f"{owner[seed][0].folder} and {run.folder} both hold seed {seed} of {run.variant}; move one away"
                 )
-            owner[seed] = run
+            owner[seed] = run, place
     seeds = sorted(owner)
-
-    def of(name: str) -> list[Any]:
-        return [getattr(owner[seed], name)[owner[seed].seeds.index(seed)] for seed in seeds]
-
-    values = {
-        metric: [owner[seed].values[metric][owner[seed].seeds.index(seed)] for seed in seeds]
-        for metric in first.values
-    }
-    return Cell(first.settings, first.monitor, seeds, values, of("curves"), of("epochs"))
+    places = [owner[seed] for seed in seeds]
+    return Cell(
+        first.settings,
+        first.monitor,
+        seeds,
+        values={metric: [run.values[metric][place] for run, place in places] for metric in first.values},
+        curves=[run.curves[place] for run, place in places],
+        epochs=[run.epochs[place] for run, place in places],
+    )
 
 
 def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:

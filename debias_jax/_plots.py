@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,11 +63,9 @@ def save_settings(
     """
     figure, (axis,) = _figure(1, width=5.0)
     for name, points in series.items():
-        means = [np.mean(values) for values in points.values()]
-        sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in points.values()]
+        means, sds = _means_and_sds(points.values())
         axis.errorbar(list(points), means, yerr=sds, fmt="o-", capsize=3, label=name)
-    for level, height in (levels or {}).items():
-        axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
+    _lines_across(axis, levels)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale="log")
     # The settings themselves: the powers of ten and their parts say little, and overlap.
     settings = sorted({setting for points in series.values() for setting in points})
@@ -152,6 +150,21 @@ def series(history: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np
     return np.asarray([row["epoch"] for row in rows]), np.asarray(values, np.float64)
 
 
+def _means_and_sds(runs: Iterable[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Of each list of values; the sd of a single one is drawn as 0."""
+    runs = list(runs)
+    return (
+        [np.mean(values) for values in runs],
+        [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in runs],
+    )
+
+
+def _lines_across(axis, levels: Mapping[str, float] | None) -> None:
+    """Draws dashed lines, name -> height."""
+    for level, height in (levels or {}).items():
+        axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
+
+
 def _colors(count: int):
     from matplotlib import colormaps
 
@@ -196,8 +209,7 @@ def curves(
             if epochs.size < 2:
                 continue
             _band(axis, epochs, values, one.name, colors[number % len(colors)])
-        for level, height in (levels or {}).items():
-            axis.axhline(height, label=level, color="grey", linestyle="--", linewidth=1)
+        _lines_across(axis, levels)
         axis.set(xlabel="epoch", ylabel=labels[name])
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -216,8 +228,7 @@ def compare(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[d
     figure, axes = _figure(columns, -(-len(names) // columns), height=0.6 + 0.32 * len(scored))
     order = list(reversed(scored))
     for axis, name in zip(axes, names, strict=False):
-        means = [np.mean(one.values()[name]) for one in order]
-        sds = [np.std(one.values()[name], ddof=1) if len(one.seeds) > 1 else 0.0 for one in order]
+        means, sds = _means_and_sds(one.values()[name] for one in order)
         axis.errorbar(means, range(len(order)), xerr=sds, fmt="o", capsize=3, color="tab:blue")
         if comparison:
             base = next(one for one in scored if one.name == comparison[0]["baseline"])
@@ -236,9 +247,7 @@ def compare(path: pathlib.Path, scored: Sequence[Scored], comparison: Sequence[d
 def bars(path: pathlib.Path, scored: Sequence[Scored], metric: str) -> None:
     """Draws one metric as a bar a variant from 0, in the given order from the top, with the sd over runs."""
     figure, (axis,) = _figure(1, width=6.0, height=1.0 + 0.32 * len(scored))
-    runs = [one.values()[metric] for one in scored]
-    sds = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in runs]
-    means = [np.mean(values) for values in runs]
+    means, sds = _means_and_sds(one.values()[metric] for one in scored)
     drawn = axis.barh(range(len(scored)), means, xerr=sds, capsize=3, color="tab:blue", ecolor="black")
     axis.bar_label(drawn, [f"{mean:.3f}" for mean in means], padding=3)
     axis.set_yticks(range(len(scored)), [one.name for one in scored])

@@ -48,10 +48,14 @@ class Point(NamedTuple):
     value: float | None
     negatives: int | None
 
+    @property
+    def varied(self) -> str | None:
+        """The hyperparameter whose value it is."""
+        return next(name for shown, name, _ in _SHOWN.values() if shown == self.loss)
+
     def folder(self) -> str:
         """Of the run, below the workdir; "" for the workdir itself."""
-        name = next(name for shown, name, _ in _SHOWN.values() if shown == self.loss)
-        parts = [] if name is None else [f"{name}_{self.value:g}"]
+        parts = [] if self.varied is None else [f"{self.varied}_{self.value:g}"]
         return "_".join([*parts, *([] if self.negatives is None else [f"K_{self.negatives}"])])
 
 
@@ -89,7 +93,8 @@ def draw(
         run_rows(changed(only(config, name), patient), workdir / point.folder())
     points = finished(workdir, dataset.name)
     folder.mkdir(parents=True, exist_ok=True)
-    levels = {"CE": statistics.fmean(_values(points, "CE")[None][None])} if _values(points, "CE") else {}
+    of_all_items = _values(points, "CE").get(None, {}).get(None)
+    levels = {"CE": statistics.fmean(of_all_items)} if of_all_items else {}
     lines = [
         f"### {dataset.name}: Figures 2-4 of Xu et al. (2024), SASRec",
         "",
@@ -183,11 +188,10 @@ def _table(points: Points) -> list[str]:
     """Every point in a row."""
     body = []
     for point, cell in points.items():
-        name = next(name for shown, name, _ in _SHOWN.values() if shown == point.loss)
         body.append(
             [
                 point.loss,
-                "-" if name is None else f"{name} {point.value:g}",
+                "-" if point.varied is None else f"{point.varied} {point.value:g}",
                 "-" if point.negatives is None else str(point.negatives),
                 _markdown.measured(cell.values[METRIC], 4),
                 ", ".join(str(_half(curve)) for curve in cell.curves),
