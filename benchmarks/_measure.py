@@ -1,4 +1,4 @@
-"""What the benchmarks share: a config, an epoch as one program, times of several programs, and their ratios."""
+"""What the benchmarks share: a config, a log, an epoch as one program, times of several programs, and their ratios."""
 
 import importlib.util
 import pathlib
@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from debias_jax import training
-from debias_jax.data.types import Dataset
+from debias_jax.data.types import Dataset, Interactions
+from debias_jax.data.vocab import Vocabulary
 from debias_jax.methods.base import Method
 
 Program = Callable[[], object]
@@ -22,6 +24,15 @@ def load_config(path: str | pathlib.Path, name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(name)
+
+
+def log_of(pairs: np.ndarray, *, n_users: int, n_items: int, n_clicks: int | None = None) -> Dataset:
+    """The log of distinct pairs, user * n_items + item; the first are clicks, all without ``n_clicks``."""
+    clicked = np.arange(pairs.size) < (pairs.size if n_clicks is None else n_clicks)
+    rows = Interactions(
+        pairs // n_items, pairs % n_items, clicked.astype(np.float32), n_users=n_users, n_items=n_items
+    )
+    return Dataset("random", rows, None, None, Vocabulary.range(n_users), Vocabulary.range(n_items))
 
 
 def one_epoch(method: Method, log: Dataset, hparams: Mapping[str, float], *, n_epochs: int = 1) -> Program:

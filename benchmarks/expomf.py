@@ -16,10 +16,10 @@ import time
 
 import jax
 import numpy as np
+from _measure import log_of
 
 from debias_jax import methods, models, training
-from debias_jax.data.types import Dataset, Interactions
-from debias_jax.data.vocab import Vocabulary
+from debias_jax.data.types import Dataset
 
 N_USERS, N_ITEMS, N_CLICKS, DIM, ITERATIONS = 15_400, 1_000, 125_000, 50, 10
 
@@ -30,10 +30,7 @@ def random_clicks() -> Dataset:
     popularity = np.arange(1, N_ITEMS + 1) ** -0.5
     items = rng.choice(N_ITEMS, 2 * N_CLICKS, p=popularity / popularity.sum())
     pairs = rng.permutation(np.unique(rng.integers(N_USERS, size=items.size) * N_ITEMS + items))[:N_CLICKS]
-    rows = Interactions(
-        pairs // N_ITEMS, pairs % N_ITEMS, np.ones(pairs.size, np.float32), n_users=N_USERS, n_items=N_ITEMS
-    )
-    return Dataset("random", rows, None, None, Vocabulary.range(N_USERS), Vocabulary.range(N_ITEMS))
+    return log_of(pairs, n_users=N_USERS, n_items=N_ITEMS)
 
 
 def train(name: str, connection) -> None:

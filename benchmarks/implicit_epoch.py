@@ -31,11 +31,10 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from _measure import load_config, measure, one_epoch
+from _measure import load_config, log_of, measure, one_epoch
 
 from debias_jax import _build, data, training
-from debias_jax.data.types import Dataset, Interactions
-from debias_jax.data.vocab import Vocabulary
+from debias_jax.data.types import Dataset
 from debias_jax.methods.base import Method
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -59,14 +58,7 @@ def random_ratings(*, n_users: int, n_items: int, n_ratings: int, n_clicks: int)
     users = rng.choice(n_users, 2 * n_ratings, p=activity / activity.sum())
     items = rng.choice(n_items, 2 * n_ratings, p=popularity / popularity.sum())
     pairs = rng.permutation(np.unique(users * n_items + items))[:n_ratings]
-    rows = Interactions(
-        users=pairs // n_items,
-        items=pairs % n_items,
-        labels=(np.arange(pairs.size) < n_clicks).astype(np.float32),
-        n_users=n_users,
-        n_items=n_items,
-    )
-    return Dataset("random", rows, None, None, Vocabulary.range(n_users), Vocabulary.range(n_items))
+    return log_of(pairs, n_users=n_users, n_items=n_items, n_clicks=n_clicks)
 
 
 def load(name: str) -> Dataset:

@@ -24,11 +24,10 @@ import resource
 
 import jax
 import numpy as np
-from _measure import Program, measure, one_epoch, speedups
+from _measure import Program, log_of, measure, one_epoch, speedups
 
 from debias_jax import data, methods, models
-from debias_jax.data.types import Dataset, Interactions
-from debias_jax.data.vocab import Vocabulary
+from debias_jax.data.types import Dataset
 
 SIZES = {"ML-100K": (943, 1_152, 53_473), "Gowalla": (29_858, 40_981, 810_128)}
 BATCH_SIZE, LARGE_BATCH, CHUNK, DIM = 2_048, 32_768, 1_024, 32
@@ -46,10 +45,7 @@ def load(name: str) -> Dataset:
         return data.splits.random_split(log, validation=0.1, test=0.0, per_user=True, seed=10)
     (n_users, n_items, n_rows), rng = SIZES[name], np.random.default_rng(0)
     pairs = rng.choice(n_users * n_items, int(0.72 * n_rows), replace=False)
-    rows = Interactions(
-        pairs // n_items, pairs % n_items, np.ones(pairs.size, np.float32), n_users=n_users, n_items=n_items
-    )
-    return Dataset("random", rows, None, None, Vocabulary.range(n_users), Vocabulary.range(n_items))
+    return log_of(pairs, n_users=n_users, n_items=n_items)
 
 
 def ours(log: Dataset, name: str, **options) -> Program:
