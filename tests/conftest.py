@@ -152,3 +152,20 @@ def fixtures_dir() -> pathlib.Path:
 def rng(request) -> np.random.Generator:
     """A generator whose stream depends on the test's name alone."""
     return np.random.default_rng(list(request.node.name.encode()))
+
+
+@pytest.fixture
+def drawn_figures(monkeypatch) -> list:
+    """Figure and axes of each plot that the test makes, in their order."""
+    from debias_jax import _plots
+
+    figures = []
+    make = _plots._figure
+
+    def keep(*args, **options):
+        figure, axes = make(*args, **options)
+        figures.append((figure, axes))
+        return figure, axes
+
+    monkeypatch.setattr(_plots, "_figure", keep)
+    return figures

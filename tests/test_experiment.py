@@ -1,11 +1,11 @@
 """From a config to a workdir and back: what a run leaves, and how it refuses."""
 
-import importlib.util
 import json
 import pathlib
 
 import numpy as np
 import pytest
+from reference.tables import load_config
 
 from debias_jax import _build, _config, data, experiment
 from debias_jax.errors import CheckpointError, ConfigError, DataError
@@ -14,19 +14,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def _tiny(method, **train):
-    config = _module("synthetic").get_config(method)
+    config = load_config("synthetic", method)
     with config.unlocked():
         config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "mean_exposure": 0.3}
         config.model.dim = 4
@@ -250,7 +243,7 @@ class TestRefusals:
             experiment.run(_tiny("mf"), tmp_path, quiet=True)
 
     def test_missing_files_and_unset_path(self, tmp_path, monkeypatch):
-        config = _module("coat").get_config("mf")
+        config = load_config("coat", "mf")
         config.data.path = str(tmp_path / "nowhere")
         with pytest.raises(DataError, match="nowhere"):
             experiment.run(config, tmp_path / "run")
@@ -262,7 +255,7 @@ class TestRefusals:
     @pytest.mark.parametrize("method", ["bif", "mf,bif", ""])
     def test_unknown_method(self, method):
         with pytest.raises(ConfigError, match="biif|name a method"):
-            _module("coat").get_config(method)
+            load_config("coat", method)
 
 
 class TestEvaluationBeforeTraining:
@@ -294,19 +287,19 @@ class TestConfigs:
     @pytest.mark.parametrize("name", ["coat", "yahoo_r3", "ml_100k_exposure", "amazon_cds"])
     def test_groups_of_biifs_figures_and_ablations(self, name):
         for group, names in experiment.EXPOSURE_GROUPS.items():
-            assert _module(name).get_config(group).methods == names
-        clips = _module(name).get_config("clips")
+            assert load_config(name, group).methods == names
+        clips = load_config(name, "clips")
         levels = {each: own.hparams.min_exposure for each, own in clips.variants.items() if "clip" in each}
         assert len(levels) == 20 and levels["cjmf_clip_05"] == 0.05 and levels["biif_clip_50"] == 0.5
         assert all(clips.variants[each].fixed == ("min_exposure",) for each in levels)
 
     def test_table_1_has_the_whole_family(self):
-        names = _module("yahoo_r3").get_config("table1").methods
+        names = load_config("yahoo_r3", "table1").methods
         assert {"relmf", "expomf", "cjmf", "auto_debias", "ceb", "bpr", "umf", "biif", "ubo"} < set(names)
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_variant_builds(self, name):
-        config = _module(name).get_config("all")
+        config = load_config(name, "all")
         assert config.is_locked and config.methods
         for variant in config.methods:
             own = experiment.only(config, variant)
@@ -315,7 +308,7 @@ class TestConfigs:
 
     @pytest.mark.parametrize("name", ["ml_100k_exposure", "amazon_cds"])
     def test_every_option_of_the_reader_of_exposure_data_can_be_set(self, name):
-        config = _module(name).get_config("biif")
+        config = load_config(name, "biif")
         options = set(_build.argument_names(_build.DATASETS[config.data.name])) - {"path"}
         assert options - set(config.data.options) <= {"strict_counts"}
         assert set(config.data.options) <= options
@@ -325,7 +318,7 @@ class TestConfigs:
         # Pair (0, 4) is rated 5 at time 9, and 2 in a later row of time 3.
         path = tmp_path / "ratings.csv"
         path.write_text("\n".join(["user,item,rating,timestamp", *lines, "0,4,2,3"]) + "\n", encoding="utf-8")
-        config = _module("amazon_cds").get_config("biif")
+        config = load_config("amazon_cds", "biif")
         config.data.path = str(path)
         config.data.options.update(min_user_rows=1, min_item_rows=1, duplicates="last")
 
@@ -339,14 +332,14 @@ class TestConfigs:
 
     @pytest.mark.parametrize("name", ["coat", "yahoo_r3", "ml_100k_exposure", "amazon_cds"])
     def test_cjmf_has_the_epochs_of_the_paper_in_every_company(self, name):
-        config = _module(name).get_config("mf,cjmf")
+        config = load_config(name, "mf,cjmf")
         alone = [experiment.only(config, each).train.epochs for each in ("mf", "cjmf")]
         assert alone == [100, 15]
-        assert _module(name).get_config("cjmf").train.epochs == 15
-        assert _module(name).get_config("mf").train.epochs == 100
+        assert load_config(name, "cjmf").train.epochs == 15
+        assert load_config(name, "mf").train.epochs == 100
 
     def test_blocks_of_yahoo_are_those_of_the_released_program(self):
-        entry = _module("yahoo_r3").get_config("auto_debias_released").variants.auto_debias_released
+        entry = load_config("yahoo_r3", "auto_debias_released").variants.auto_debias_released
         assert entry.options.block == (6000, 500)
 
     def test_config_survives_json(self):
@@ -354,7 +347,7 @@ class TestConfigs:
         assert _config.to_dict(_config.from_dict(_config.to_dict(config))) == _config.to_dict(config)
 
     def test_given_lr_overrides_every_variant(self):
-        config = _module("synthetic").get_config("mf")
+        config = load_config("synthetic", "mf")
         method = experiment.build_method(config, config.variants.mf, n_users=5, n_items=4)
         config.train.lr = 0.5
         assert experiment.variant_hparams(config, config.variants.mf, method)["lr"] == 0.5
@@ -369,7 +362,7 @@ def test_own_csv_end_to_end(tmp_path):
             rows.append(f"u-{user:02d},i-{item:02d},{rng.integers(1, 6)}")
     path = tmp_path / "log.csv"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    config = _module("own_data").get_config("umf")
+    config = load_config("own_data", "umf")
     config.data.path = str(path)
     config.data.options.update({"user": "who", "item": "what", "rating": "stars", "threshold": 4.0})
     config.seeds = (0,)
@@ -404,7 +397,7 @@ def test_overlap_of_weighted_methods_is_reported(tmp_path):
 
 @pytest.mark.parametrize("method", ["biif", "mean_logit_ratings"])
 def test_coat_runs(data_dir, tmp_path, method):
-    config = _module("coat").get_config(method)
+    config = load_config("coat", method)
     config.data.path = str(data_dir / "coat")
     config.seeds = (0,)
     config.train.update({"epochs": 2, "eval_every": 1})
@@ -417,7 +410,7 @@ def test_coat_runs(data_dir, tmp_path, method):
 def test_a_click_log_refuses_methods_that_need_ratings(tmp_path):
     path = tmp_path / "clicks.csv"
     path.write_text("user,item\n" + "".join(f"u{u},i{i}\n" for u in range(9) for i in range(u, u + 9)))
-    config = _module("own_data").get_config("snips")
+    config = load_config("own_data", "snips")
     config.data.path = str(path)
     config.protocol.metrics = ("ndcg@2",)
     config.protocol.headline = "ndcg@2"

@@ -1,13 +1,12 @@
 """A log of events from a file to recommendations, as the launch scripts do it."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
-from reference.tables import ROOT
+from reference.tables import load_config
 
 from debias_jax import _serve, experiment, metrics
 from debias_jax._fit import fingerprint, make_judge
@@ -30,10 +29,7 @@ def write_events(path, log):
 def config(tmp_path_factory):
     log = synthetic_sequences.generate(seed=1, n_users=30, n_items=40, timestamps=True).train
     path = write_events(tmp_path_factory.mktemp("events") / "events.csv", log)
-    spec = importlib.util.spec_from_file_location("own_sequences", ROOT / "configs" / "own_sequences.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("caser_sce")
+    config = load_config("own_sequences", "caser_sce")
     config.data.path = str(path)
     config.data.options.min_user_rows = config.data.options.min_item_rows = 0
     config.train.update({"epochs": 2, "eval_every": 1, "batch_size": 64})

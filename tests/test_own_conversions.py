@@ -1,26 +1,14 @@
 """Clicks and conversions of the user's own: what configs/own_data.py takes for granted, and the refusals."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
+from reference.tables import config_module
 
 from debias_jax import _build, experiment
 from debias_jax._search_space import search_space
 from debias_jax.errors import DataError
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def _own_data():
-    spec = importlib.util.spec_from_file_location("own_data", ROOT / "configs" / "own_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-OWN = _own_data()
+OWN = config_module("own_data")
 
 
 class TestSettings:

@@ -9,22 +9,7 @@ from debias_jax import _plots
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were made."""
-    figures = []
-    make = _plots._figure
-
-    def keep(*args, **options):
-        figure, axes = make(*args, **options)
-        figures.append((figure, axes))
-        return figure, axes
-
-    monkeypatch.setattr(_plots, "_figure", keep)
-    return figures
-
-
-def test_curves_are_means_over_runs_and_levels_lie_across(tmp_path, drawn):
+def test_curves_are_means_over_runs_and_levels_lie_across(tmp_path, drawn_figures):
     history = [{"epoch": epoch, "pcc": [0.1 * epoch, 0.3 * epoch]} for epoch in (1, 2, 3)]
     made = [
         scored(name, [[0.5], [0.5]])._replace(dataset="made", history=rows)
@@ -33,7 +18,7 @@ def test_curves_are_means_over_runs_and_levels_lie_across(tmp_path, drawn):
     path = tmp_path / "pcc.png"
     _plots.curves(path, made, {"pcc": "PCC"}, levels={"popularity": 0.8})
     assert path.read_bytes().startswith(b"\x89PNG")
-    ((figure, (axis,)),) = drawn
+    ((figure, (axis,)),) = drawn_figures
     lines = {line.get_label(): line for line in axis.get_lines()}
     assert list(lines) == ["biif", "joint_opt", "popularity"]
     np.testing.assert_allclose(lines["biif"].get_ydata(), [0.2, 0.4, 0.6])
@@ -42,12 +27,12 @@ def test_curves_are_means_over_runs_and_levels_lie_across(tmp_path, drawn):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
 
 
-def test_the_band_is_the_sd_of_a_sample_and_nothing_around_the_last_run(tmp_path, drawn):
+def test_the_band_is_the_sd_of_a_sample_and_nothing_around_the_last_run(tmp_path, drawn_figures):
     rows = [[0.0, 0.2], [0.1, 0.4], [0.3, None]]
     history = [{"epoch": epoch, "pcc": row} for epoch, row in enumerate(rows, 1)]
     made = scored("biif", [[0.5], [0.5]])._replace(dataset="made", history=history)
     _plots.curves(tmp_path / "pcc.png", [made], {"pcc": "PCC"})
-    ((_, (axis,)),) = drawn
+    ((_, (axis,)),) = drawn_figures
     (band,) = axis.collections
     heights = {}
     for epoch, height in band.get_paths()[0].vertices:
@@ -58,13 +43,13 @@ def test_the_band_is_the_sd_of_a_sample_and_nothing_around_the_last_run(tmp_path
         assert min(heights[epoch]) == pytest.approx(mean - distance / np.sqrt(2))
 
 
-def test_bars_begin_at_0_with_the_sd_of_a_sample(tmp_path, drawn):
+def test_bars_begin_at_0_with_the_sd_of_a_sample(tmp_path, drawn_figures):
     made = [
         scored("biif", [[0.2, 0.4], [0.4, 0.8]])._replace(dataset="made"),
         scored("umf", [[0.1], [0.1]])._replace(dataset="made"),
     ]
     _plots.bars(tmp_path / "bars.png", made, "dcg@3")
-    ((_, (axis,)),) = drawn
+    ((_, (axis,)),) = drawn_figures
     assert [bar.get_x() for bar in axis.patches] == [0, 0] and axis.get_xlim()[0] == 0
     # Runs of .3 and .6: mean .45, sd .3 / sqrt 2.
     np.testing.assert_allclose([bar.get_width() for bar in axis.patches], [0.45, 0.1], rtol=1e-6)
@@ -76,7 +61,7 @@ def test_bars_begin_at_0_with_the_sd_of_a_sample(tmp_path, drawn):
     assert axis.yaxis_inverted() and (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_is_drawn_of_logs_that_were_not_kept(tmp_path, drawn):
+def test_nothing_is_drawn_of_logs_that_were_not_kept(tmp_path, drawn_figures):
     bare = scored("biif", [[0.5]])._replace(dataset="made", history=[{"epoch": 1, "loss": [0.1]}])
     _plots.curves(tmp_path / "pcc.png", [bare], {"pcc": "PCC"}, levels={"popularity": 0.8})
-    assert not (tmp_path / "pcc.png").exists() and not drawn
+    assert not (tmp_path / "pcc.png").exists() and not drawn_figures

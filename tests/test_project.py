@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import pathlib
 import re
@@ -12,6 +11,7 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from reference.tables import load_config
 
 import debias_jax
 
@@ -78,10 +78,7 @@ class TestPages:
         for name in re.findall(r"python (launch/\w+\.py|benchmarks/\w+\.py)", text):
             assert (ROOT / name).is_file(), name
         for name, variants in re.findall(r"--config=configs/(\w+)\.py:([a-z][\w,]*)", text):
-            spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            assert module.get_config(variants).methods
+            assert load_config(name, variants).methods
 
     def test_commands_of_make_exist(self):
         makefile = (ROOT / "Makefile").read_text()

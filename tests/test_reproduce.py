@@ -1,6 +1,5 @@
 """Tables of ``docs/results.md`` run to the end, and what bounds their rows."""
 
-import importlib.util
 import json
 import math
 import os
@@ -12,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from reference.tables import cells, small_config
+from reference.tables import cells, load_config, small_config
 
 from debias_jax import _reproduce, _rows, data, experiment, metrics
 from debias_jax._fit import Judge, make_judge
@@ -176,10 +175,7 @@ class TestYahoo:
         published = (ROOT / "docs" / "published" / "biif_table1.json").read_text()
         (docs / "published" / "biif_table1.json").write_text(published)
         (docs / "results.md").write_text("<!-- begin biif_table1 -->\n<!-- end biif_table1 -->\n")
-        spec = importlib.util.spec_from_file_location("yahoo_r3", ROOT / "configs" / "yahoo_r3.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config("mf,biif")
+        config = load_config("yahoo_r3", "mf,biif")
         with config.unlocked():
             config.data.path, config.data.options.strict_counts = str(folder), False
             config.model.dim, config.seeds = 2, (0, 1)

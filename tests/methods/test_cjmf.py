@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference.steps import close, pairs_of
 
 from debias_jax import data, methods, models, optimizers, training
 from debias_jax.errors import ConfigError
@@ -24,16 +25,6 @@ HPARAMS = {
 def train():
     simulated = data.synthetic.generate(seed=3, n_users=N_USERS, n_items=N_ITEMS, mean_exposure=0.3)
     return training.train_data(data.splits.biif(simulated, seed=0))
-
-
-def close(ours, expected, rtol=2e-4, atol=1e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), ours, expected)
-
-
-def pairs_of(users, items, where):
-    keep = np.asarray(where).ravel()
-    users, items = (np.asarray(ids).ravel()[keep] for ids in (users, items))
-    return list(zip(users.tolist(), items.tolist(), strict=True))
 
 
 def make(**options):

@@ -43,12 +43,17 @@ def cells(lines, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def load_config(dataset, method):
-    """``configs/DATASET.py:METHOD``."""
-    spec = importlib.util.spec_from_file_location(dataset, ROOT / "configs" / f"{dataset}.py")
+def config_module(name):
+    """``configs/NAME.py``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(method)
+    return module
+
+
+def load_config(name, method):
+    """``configs/NAME.py:METHOD``."""
+    return config_module(name).get_config(method)
 
 
 def small_config(method, **train):
