@@ -78,6 +78,17 @@ TUNED["auto_debias"] = {
     "imputation_lr": 7.349e-3,
     "imputation_weight_decay": 5.807e-4,
 }
+# From its own 15 trials.
+TUNED["auto_debias_without_biases"] = {
+    **_AUTO_DEBIAS,
+    "lr": 1.348e-3,
+    "weight_decay": 1.752e-3,
+    "observed_weight_decay": 1.777e-5,
+    "imputed_weight_decay": 6.717e-4,
+    "imputation_weight": 2.389,
+    "imputation_lr": 6.407e-3,
+    "imputation_weight_decay": 2.117e-7,
+}
 # Not tuned; of 6,276 rated pairs.
 TUNED["auto_debias_ratings"] = {
     **_AUTO_DEBIAS,
