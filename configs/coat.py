@@ -51,6 +51,8 @@ TUNED = {
         "residual_decay": 0.9103,
     },
     "ceb": {"lr": 2.325e-3, "weight_decay": 2.578e-4, "outer_lr": 3.739e-4, "likelihood_weight": 2.691},
+    # Without a lower bound, and so with a search of its own: at ``ceb``'s settings its loss becomes NaN.
+    "ceb_pu": {"lr": 8.75e-4, "weight_decay": 2.061e-3, "outer_lr": 5.928e-4, "likelihood_weight": 13.68},
 }
 
 # What the released program of AutoDebias sets for Coat (the defaults of ``auto_debias_released``), put into means: its
@@ -149,7 +151,7 @@ GROUPS = {
     "forms": (
         *("mf", "expomf", "expomf_released", "joint_opt", "joint_opt_attached"),
         *("cjmf", "cjmf_without_exposure", "cjmf_released"),
-        *("ceb", "ceb_added_positives", "ceb_attached", "ceb_detached"),
+        *("ceb", "ceb_pu", "ceb_added_positives", "ceb_attached", "ceb_detached"),
         *("auto_debias", "auto_debias_ratings", "auto_debias_released"),
     ),
     # Whether the settings or the user and item biases make the rows of CJMF, CEB and AutoDebias what they are.
