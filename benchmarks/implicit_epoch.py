@@ -12,12 +12,12 @@ its 10 % and 90 % points.
 
 An epoch passes over all clicks once. RelMF, UMF, JointOpt, CEB, Biif and UBO have the same frame, every click with five
 uniform items (UBO without the "probably exposed" pairs). A step of Biif and of UBO holds besides: its outer batch, all
-"probably exposed" pairs (6,160 of this log of Yahoo! R3's size, six times the inner batch), forwards and backwards
-through the stepped vectors; the derivative of the inner gradient; and Adam on the exposure, a second table of users,
-which JointOpt and CEB have too. ``outer`` counts these pairs once a step, and the last column is the ratio of times an
-example, inner and outer ones together. Others differ in their frames: BPR has a triplet a click; CJMF reads every click
-with its negatives twice, by seven of its eight sub-models and then by all; AutoDebias and one iteration of ExpoMF go
-through all pairs. A row of an epoch counts once, whatever is done with it.
+"probably exposed" pairs (6,160 of this log of Yahoo! R3's size, six times the inner batch; ``biif_outer_batch`` draws
+1,024 of them), forwards and backwards through the stepped vectors; the derivative of the inner gradient; and Adam on
+the exposure, a second table of users, which JointOpt and CEB have too. ``outer`` counts these pairs once a step, and
+the last column is the ratio of times an example, inner and outer ones together. Others differ in their frames: BPR has
+a triplet a click; CJMF reads every click with its negatives twice, by seven of its eight sub-models and then by all;
+AutoDebias and one iteration of ExpoMF go through all pairs. A row of an epoch counts once, whatever is done with it.
 
 ``--clock processor`` sums processor seconds over cores, for a machine that other programs share.
 """
@@ -43,8 +43,11 @@ SIZES = {
     "Yahoo": {"n_users": 15_400, "n_items": 1_000, "n_ratings": 311_704, "n_clicks": 125_077},
 }
 FILES = {"Coat": CONFIGS / "coat.py", "Yahoo": CONFIGS / "yahoo_r3.py"}
-METHODS = ("relmf", "umf", "joint_opt", "biif", "ubo", "cjmf", "ceb", "auto_debias", "expomf", "bpr")
-WITH_OUTER = ("biif", "ubo", "auto_debias")
+METHODS = (
+    *("relmf", "umf", "joint_opt", "biif", "biif_outer_batch", "ubo"),
+    *("cjmf", "ceb", "auto_debias", "expomf", "bpr"),
+)
+WITH_OUTER = ("biif", "biif_outer_batch", "ubo", "auto_debias")
 # Long enough to time on Coat, where an epoch takes milliseconds.
 EPOCHS = {"Coat": 10, "Yahoo": 1}
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -71,13 +74,14 @@ def load(name: str) -> Dataset:
     return data.splits.biif(log, seed=0)
 
 
-def examples(name: str, method: Method, log: Dataset) -> tuple[int, int]:
+def examples(name: str, method: Method, log: Dataset, outer_batch_size: int | None) -> tuple[int, int]:
     """Rows of an epoch that are no padding (all pairs, of a method that draws none), and rows of its outer batches."""
     batches = jax.jit(method.batches)(training.train_data(log), training.run_key(0))
     if not hasattr(batches, "where"):
         return log.n_users * log.n_items, 0
-    steps = batches.where.shape[0]
-    return int(batches.where.sum()), steps * len(log.probably_exposed) if name in WITH_OUTER else 0
+    steps, outer = batches.where.shape[0], len(log.probably_exposed) if name in WITH_OUTER else 0
+    outer = min(outer, outer_batch_size or outer)
+    return int(batches.where.sum()), steps * outer
 
 
 def table(name: str, chosen: list[str], rounds: int, epochs: int, clock: Callable[[], float]) -> None:
@@ -89,7 +93,7 @@ def table(name: str, chosen: list[str], rounds: int, epochs: int, clock: Callabl
         method = _build.build_for(config, entry, log)
         hparams = _build.variant_hparams(config, entry, method)
         programs[each] = one_epoch(method, log, hparams, n_epochs=epochs)
-        sizes[each] = examples(each, method, log)
+        sizes[each] = examples(each, method, log, entry.options.get("outer_batch_size"))
     seconds = measure(programs, rounds, clock=clock)
     for each, own in seconds.items():
         ratios = sorted(one / base for one, base in zip(own, seconds["relmf"], strict=True))

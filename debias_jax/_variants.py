@@ -56,6 +56,7 @@ def implicit_variants(
         "biif_uniform": ("biif", _UNIFORM, {}),
         "biif_mean": ("biif", {"reduction": "mean"}, {}),
         "biif_frozen": ("biif", {}, {"outer_lr": 0.0}),
+        "biif_outer_batch": ("biif", {"outer_batch_size": 1024}, {}),
         "biif_positives": ("biif", {"exposed": "positives"}, {}),
         "biif_attached": ("biif", {"detach_items": False}, {}),
         "biif_inner_adam": ("biif", {"inner_step": "adam"}, {}),

@@ -89,18 +89,29 @@ class ExposureTerms:
         values = losses.umf(logits, batch.labels, exposure=exposure, reduce_fn=None)
         return total_and_count(values, batch.where, batch.weights)
 
-    def exposed_bce(self, params: dict[str, Params], context: Context, batch) -> tuple[Array, Array]:
-        """L2 with exposure 1, that is cross-entropy, on all "probably exposed" pairs."""
+    def exposed_bce(
+        self, params: dict[str, Params], context: Context, batch, *, n_drawn: int | None = None
+    ) -> tuple[Array, Array]:
+        """L2 with exposure 1, that is cross-entropy, on all "probably exposed" pairs or, for all, on ``n_drawn``."""
         del batch
         data = context.data
-        if data.exposed_users.shape[0] == 0:
+        pairs = (data.exposed_users, data.exposed_items, data.exposed_labels)
+        n_pairs = data.exposed_users.shape[0]
+        if n_pairs == 0:
             raise ConfigError(
                 "this method learns exposure from 'probably exposed' pairs, and the training data has none; "
                 "make them with data.splits.biif (config: data.split.name='biif')"
             )
-        logits = self.model.apply(params["prediction"], data.exposed_users, data.exposed_items)
-        values = optax.losses.sigmoid_binary_cross_entropy(logits, data.exposed_labels)
-        return total_and_count(values, data.exposed_labels >= 0)
+        scale = 1.0
+        if n_drawn is not None and n_drawn < n_pairs:
+            # With replacement: a draw without would sort all pairs in each step, which costs more than it saves.
+            drawn = jax.random.randint(context.key, (n_drawn,), 0, n_pairs)
+            pairs, scale = tuple(column[drawn] for column in pairs), n_pairs / n_drawn
+        users, items, labels = pairs
+        logits = self.model.apply(params["prediction"], users, items)
+        values = optax.losses.sigmoid_binary_cross_entropy(logits, labels)
+        total, count = total_and_count(values, labels >= 0)
+        return scale * total, scale * count
 
     def estimate(self, state: TrainState, data, users: Array, items: Array) -> Array:
         """The exposure function of a ``Method``, unclipped."""

@@ -1,5 +1,7 @@
 """Biif: exposure learnt bi-level, through one step of the relevance model."""
 
+import functools
+
 import jax.numpy as jnp
 
 from debias_jax._checks import check_choice
@@ -35,6 +37,7 @@ def biif(
     reduction: str = "sum",
     train_on_exposed: bool = True,
     exposed: str = "all",
+    outer_batch_size: int | None = None,
 ) -> Method:
     """Learns relevance on L2 with exposure m(u, i), and m through what the step does to known pairs.
 
@@ -71,12 +74,15 @@ def biif(
         train_on_exposed: whether the "probably exposed" pairs are training rows too; ``methods.ubo`` leaves them out.
         exposed: ``"all"`` of these pairs, or ``"positives"``: the others are explicit low ratings, which a log of
             clicks does not have, and are then neither in L_val nor, as known zeros, in L_train.
+        outer_batch_size: of these pairs, how many a step draws for L_val (with replacement, scaled to all of them); the
+            paper takes all, as does None. A log of many users has several batches of them, and each step goes through
+            them twice.
 
     Returns:
         The method; hyperparameters ``lr``, ``weight_decay``, ``inner_lr``, ``outer_lr``, ``min_exposure``.
 
     Raises:
-        ValueError: unknown ``inner_step``, ``reduction``, ``frame`` or ``exposed``.
+        ValueError: unknown ``inner_step``, ``reduction``, ``frame`` or ``exposed``; ``outer_batch_size`` below 1.
         ConfigError: (on training) the data has no "probably exposed" pairs.
 
     Example:
@@ -97,6 +103,10 @@ def biif(
     batches = batches if train_on_exposed else without_exposed(batches)
     terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
     outer_loss = terms.exposed_bce
+    if outer_batch_size is not None:
+        if outer_batch_size < 1:
+            raise ValueError(f"outer_batch_size must be at least 1, got {outer_batch_size}")
+        outer_loss = functools.partial(outer_loss, n_drawn=outer_batch_size)
     if exposed == "positives":
         batches, outer_loss = _on_positives(batches, outer_loss)
     return bilevel(

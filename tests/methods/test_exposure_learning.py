@@ -1,4 +1,4 @@
-"""CEB and UBO: one step of each, written out."""
+"""CEB, UBO and Biif's outer batch: one step of each, written out."""
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,52 @@ class TestUbo:
         )
         batch = method.batches(one, jax.random.key(0))
         assert int(batch.where.sum()) == len(train.users)
+
+
+class TestOuterBatch:
+    """A step of Biif on a draw of the "probably exposed" pairs."""
+
+    def step(self, train, known=None, number=0, **options):
+        """From one state and one inner batch; ``known`` replaces the data that the outer loss reads."""
+        method = methods.biif(
+            models.mf(N_USERS, N_ITEMS, dim=DIM, init_scale=0.7),
+            models.biif_exposure(N_USERS, dim=DIM, init_scale=0.7),
+            item_vectors=models.item_vectors,
+            batch_size=32,
+            **options,
+        )
+        state = method.init(jax.random.key(1), train, {})
+        batch = jax.tree.map(lambda x: x[0], method.batches(train, jax.random.key(5)))
+        return method.step(state, train if known is None else known, batch, jax.random.key(number))
+
+    @pytest.mark.parametrize("exposed", ["all", "positives"])
+    def test_one_drawn_pair_stands_for_all(self, train, exposed):
+        """The loss is n times one pair's own, and n draws in the mean come to the loss of all."""
+        n, columns = len(train.exposed_users), ("exposed_users", "exposed_items", "exposed_labels")
+
+        @jax.jit
+        def alone(pair):
+            one = {name: jnp.take(getattr(train, name), pair[None]) for name in columns}
+            return self.step(train, train._replace(**one), exposed=exposed)[1]["outer_loss"]
+
+        @jax.jit
+        def drawn(number):
+            return self.step(train, number=number, exposed=exposed, outer_batch_size=1)[1]["outer_loss"]
+
+        values = np.asarray(jax.lax.map(alone, jnp.arange(n)), np.float64)
+        draws = np.asarray(jax.lax.map(drawn, jnp.arange(2000)), np.float64)
+        assert np.isclose(draws[:, None], n * values, rtol=1e-4, atol=1e-5).any(axis=1).all()
+        assert abs(draws.mean() - values.sum()) < 4 * n * values.std() / np.sqrt(draws.size)
+        whole = float(self.step(train, exposed=exposed)[1]["outer_loss"])
+        assert values.sum() == pytest.approx(whole, rel=1e-4)
+
+    def test_as_many_as_there_are_is_all_of_them(self, train):
+        whole, all_drawn = self.step(train), self.step(train, outer_batch_size=len(train.exposed_users))
+        jax.tree.map(np.testing.assert_array_equal, whole, all_drawn)
+
+    def test_a_batch_of_none_is_refused(self, train):
+        with pytest.raises(ValueError, match="outer_batch_size must be at least 1, got 0"):
+            self.step(train, outer_batch_size=0)
 
 
 class TestCeb:
