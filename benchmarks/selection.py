@@ -8,7 +8,8 @@ of a finished search is trained again with one seed and scored on both parts, on
 Printed are its value at the setting that validation chose in the search, the best value of all settings (a maximum over
 many, and so too high by itself) and the rank correlation of the two parts. If the best is above the published number,
 the method can reach it with these settings and validation did not find them; if it is not, the space, the schedule or
-the method differs.
+the method differs. With ``--stop-on test`` the epoch too is the best one on the test part, which leaves the space and
+the method.
 """
 
 import argparse
@@ -29,10 +30,12 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(values, kind="stable"), kind="stable")
 
 
-def diagnose(path: str, name: str, tuned: pathlib.Path, seed: int) -> list[str]:
+def diagnose(path: str, name: str, tuned: pathlib.Path, *, seed: int, stop_on: str) -> list[str]:
     """A row of the table."""
     config = load_config(path, name)
     dataset, _ = experiment.load_dataset(config)
+    if stop_on == "test":
+        dataset = dataset.replace(validation=dataset.test)
     entry = config.variants[name]
     task = _fit.make_task(config, entry, dataset, label=name)
     method = task.method
@@ -83,11 +86,12 @@ def main() -> None:
     parser.add_argument("methods", help="names, separated by commas")
     parser.add_argument("tuned", type=pathlib.Path, help="workdir of launch/tune.py")
     parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--stop-on", choices=("validation", "test"), default="validation")
     options = parser.parse_args()
     print("| method | settings | test, the chosen | test, the best | rank correlation | the best setting |")
     print("|---|---|---|---|---|---|")
     for name in options.methods.split(","):
-        row = diagnose(options.config, name, options.tuned, options.seed)
+        row = diagnose(options.config, name, options.tuned, seed=options.seed, stop_on=options.stop_on)
         print("| " + " | ".join(row) + " |", flush=True)
 
 
