@@ -1,7 +1,8 @@
 """Configs: the common skeleton, and checks that name the nearest valid key."""
 
+import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -17,6 +18,19 @@ def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
     if name not in table:
         raise ConfigError(f"unknown {what} {name!r}; {nearest(name, table)}")
     return table[name]
+
+
+def call_with_options(function: Callable, options: Mapping[str, Any], where: str):
+    """Calls with keyword options, an unknown one named with the nearest valid key."""
+    valid = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for name in options:
+        if valid and name not in valid:
+            raise ConfigError(f"unknown key {where}.{name}; {nearest(name, valid)}")
+    return function(**options)
 
 
 def base_config() -> ConfigDict:

@@ -28,11 +28,11 @@ from debias_jax import _config, _plots, _results, _tune, data, metrics, sampling
 from debias_jax._build import (
     build_for,
     build_method,
-    load_dataset,
     model_settings,
     variant_hparams,
 )
 from debias_jax._config import base_config, only, select_variants, use_own_schedules, variant
+from debias_jax._datasets import load_dataset
 from debias_jax._exposure_variants import EXPOSURE_GROUPS
 from debias_jax._fit import Judge, fit, history_of, load, make_judge
 from debias_jax._score import score

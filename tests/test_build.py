@@ -1,4 +1,4 @@
-"""What a config may ask for: models by name, features, splits and what they take from the log."""
+"""What a config may ask for: models by name, their features, and methods that fit the log."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from debias_jax import _build, _config, data, experiment, methods, training
-from debias_jax._fit import make_judge
 from debias_jax.errors import ConfigError, DataError
-from debias_jax.metrics import PROTOCOLS
 
 
-def _config_of(method, *, model=None, split=None, **options):
+def _config_of(method, *, model=None, **options):
     config = experiment.base_config()
     with config.unlocked():
         config.methods = ("it",)
@@ -19,7 +17,6 @@ def _config_of(method, *, model=None, split=None, **options):
         config.baseline = "it"
         config.seeds = (0, 1)
         config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "mean_exposure": 0.3}
-        config.data.split = split or {}
         config.model.update({"dim": 4, "hidden": (6,), **(model or {})})
         config.train.update({"epochs": 4, "eval_every": 4, "batch_size": 128, "lr": 0.02})
     return config
@@ -75,116 +72,6 @@ class TestModels:
         assert found == _built("ips").hparams
 
 
-class TestReaders:
-    def test_sequences_of_the_user(self, tmp_path):
-        (tmp_path / "sequences.txt").write_text("ann tea jam tea ham\nbob jam ham\n", encoding="utf-8")
-        config = _config_of("mf", split={"name": "leave_one_out"})
-        config.data.name, config.data.path = "sequences", str(tmp_path)
-        with config.data.unlocked():
-            config.data.options = {"name": "shop"}
-        dataset, report = experiment.load_dataset(config)
-        assert dataset.items.decode(dataset.test.items) == ["ham"]
-        assert (report.name, report.part("train").rows, report.overlaps) == (
-            "shop",
-            4,
-            {"train and validation": 1},
-        )
-
-    @pytest.mark.parametrize(("name", "n_users"), [("beauty", 22_363), ("ml_1m", 6_040)])
-    def test_published_sequences_are_found_by_name(self, data_dir, name, n_users):
-        config = _config_of("mf")
-        config.data.name = name
-        with config.data.unlocked():
-            config.data.options = {}
-        assert experiment.load_dataset(config)[0].n_users == n_users
-
-
-class TestSplits:
-    def test_subsample_thins_training_and_leaves_the_other_parts(self):
-        whole, _ = experiment.load_dataset(_config_of("mf"))
-        part, _ = experiment.load_dataset(_config_of("mf", split={"name": "subsample", "fraction": 0.4}))
-        assert len(part.train) == int(0.4 * len(whole.train))
-        assert np.isin(part.train.pair_keys, whole.train.pair_keys).all()
-        np.testing.assert_array_equal(part.test.pair_keys, whole.test.pair_keys)
-        again, _ = experiment.load_dataset(
-            _config_of("mf", split={"name": "subsample", "fraction": 0.4, "seed": 2024})
-        )
-        np.testing.assert_array_equal(part.train.pair_keys, again.train.pair_keys)
-        with pytest.raises(ConfigError, match=r"unknown key data.split.rate"):
-            experiment.load_dataset(_config_of("mf", split={"name": "subsample", "rate": 0.4}))
-
-    def test_random_where_missing_draws_what_the_log_lacks(self):
-        log = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
-        given = log.test
-        both = _build.random_where_missing(log.replace(test=None), seed=1)
-        assert len(both.train) + len(both.validation) + len(both.test) == len(log.train)
-        assert "test and validation drawn from the log, and as biased as it is" in both.notes
-        one = _build.random_where_missing(log, seed=1)
-        assert one.test is given and len(one.train) + len(one.validation) == len(log.train)
-        assert _build.random_where_missing(both) is both
-
-    def test_random_where_missing_says_how_to_draw_from_short_histories(self):
-        log = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
-        first = np.unique(log.train.users, return_index=True)[1]
-        short = log.replace(train=log.train.take(first))
-        with pytest.raises(DataError, match=r"for a validation share of 0.1; .*data.split.per_user=False"):
-            _build.random_where_missing(short)
-        assert len(_build.random_where_missing(short, per_user=False).validation) == round(len(first) / 10)
-
-    @pytest.mark.parametrize(
-        ("split", "parts"),
-        [
-            ({"name": "leave_one_out"}, ("validation", "test")),
-            ({"name": "leave_one_out", "validation": 0}, ("test",)),
-            ({"name": "global_time", "targets": "last"}, ("validation", "test")),
-        ],
-    )
-    def test_event_logs_are_split_by_time(self, split, parts):
-        config = _config_of("mf", split=split)
-        config.data.name = "synthetic_sequences"
-        with config.data.unlocked():
-            config.data.options = {"seed": 0, "n_users": 40, "n_items": 25, "timestamps": True}
-        dataset, report = experiment.load_dataset(config)
-        assert dataset.held_out == parts and report.part("test").rows == report.part("test").users
-        assert (dataset.context is None) == (split["name"] == "leave_one_out")
-        with config.data.unlocked():
-            config.data.options = {"repeat": True}
-        with pytest.raises(ConfigError, match=r"data.options.repeat; did you mean 'repeats'"):
-            experiment.load_dataset(config)
-
-    @pytest.mark.parametrize(
-        ("split", "parts"),
-        [
-            ({}, ()),
-            ({"name": "biif"}, ("validation",)),
-            ({"name": "random", "seed": 0}, ("validation", "test")),
-            ({"name": "subsample", "fraction": 0.5}, ()),
-        ],
-    )
-    def test_which_parts_are_of_the_log(self, split, parts):
-        dataset = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
-        if "test" in parts:
-            dataset = dataset.replace(test=None)
-        if split:
-            options = {name: value for name, value in split.items() if name != "name"}
-            dataset = _build.SPLITS[split["name"]](dataset, **options)
-        assert dataset.held_out == parts
-        assert len(dataset.log("test", "validation")) == sum(
-            len(getattr(dataset, part)) for part in ("train", *parts)
-        )
-
-    def test_validation_of_the_dataset_is_no_part_of_the_log(self):
-        """A judge that masks what was logged masks the held-out log rows of a split of ours, and only those."""
-
-        def masked(dataset):
-            judge = make_judge(_config_of("mf"), dataset, "test", PROTOCOLS["xir"].with_metrics("ndcg@5"))
-            return int((judge.eval_set.seen < dataset.n_items).sum())
-
-        dataset, _ = experiment.load_dataset(_config_of("mf", split={"name": "biif"}))
-        assert masked(dataset) == len(dataset.train) + len(dataset.validation)
-        assert masked(dataset.replace(held_out=())) == len(dataset.train)
-
-
 def _refuses(method, log, **options):
     """Whether a method does not take a log, of which the message says why."""
     config = _config_of(method, **options)
@@ -207,15 +94,6 @@ def test_methods_that_contrast_observed_labels_refuse_a_log_of_clicks():
     assert {name for name in methods.__all__ if not _refuses(name, clicks)} == draw_zeros | retrieve
     assert _refuses("mean_logit", clicks, feedback="ratings") and _refuses("mf", clicks, frame="observed")
     assert not any(_refuses(name, log) for name in ("ips", "badr", "mf_bias"))
-
-
-def test_an_empty_option_takes_a_column_back(tmp_path):
-    config = _config_of("mf")
-    with config.unlocked():
-        config.data.name, config.data.path = "own", str(tmp_path / "log.csv")
-        config.data.options = {"label": "liked", "observed": ""}
-    (tmp_path / "log.csv").write_text("user,item,liked\na,x,1\na,y,0\n")
-    assert len(experiment.load_dataset(config)[0].train) == 2
 
 
 def test_features_travel_with_the_bundle(tmp_path, data_dir):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference.tables import load_config
 
-from debias_jax import _build, _config, data, experiment
+from debias_jax import _build, _config, _datasets, data, experiment
 from debias_jax.errors import CheckpointError, ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -309,7 +309,7 @@ class TestConfigs:
     @pytest.mark.parametrize("name", ["ml_100k_exposure", "amazon_cds"])
     def test_every_option_of_the_reader_of_exposure_data_can_be_set(self, name):
         config = load_config(name, "biif")
-        options = set(_build.argument_names(_build.DATASETS[config.data.name])) - {"path"}
+        options = set(_build.argument_names(_datasets.DATASETS[config.data.name])) - {"path"}
         assert options - set(config.data.options) <= {"strict_counts"}
         assert set(config.data.options) <= options
 
