@@ -15,7 +15,7 @@ from debias_jax.methods._retrieval import (
     retrieval,
     size_or,
 )
-from debias_jax.methods._score_matrix import ClickBatch, Clicks, Rows
+from debias_jax.methods._score_matrix import ClickBatch, Clicks, FurtherItems, Rows
 from debias_jax.methods.base import Method
 from debias_jax.methods.recipes import Context
 from debias_jax.models.base import Model
@@ -97,7 +97,8 @@ def xir(
         some = jnp.any(jnp.isfinite(rows.further.log_counts), axis=1)
         return jnp.broadcast_to(some, rows.numbers.shape)
 
-    def prepare(sum_rows, context: Context, batch: ClickBatch):
+    def prepare(params, sum_rows, context: Context, batch: ClickBatch):
+        del params
         cache = context.extra
 
         def occurrences(rows: Rows) -> Array:
@@ -111,7 +112,7 @@ def xir(
                 .add(_weighted(in_cache, of_cache))
             )
 
-        counts = sum_rows(occurrences, cache.items)
+        counts = sum_rows(occurrences, FurtherItems(cache.items))
         updated = sampling.update_cache(
             jax.random.fold_in(context.key, 2),
             cache,
@@ -146,7 +147,7 @@ def xir(
         model,
         totals=totals,
         loss=loss,
-        further_items=lambda context: context.extra.items,
+        further=lambda context: FurtherItems(context.extra.items),
         fit=fit,
         prepare=prepare,
         hparams={"cache_weight": 0.5, "occurrence_decay": 1.0},
