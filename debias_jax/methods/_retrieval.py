@@ -1,10 +1,7 @@
 """What the retrieval methods share: batches of clicks, settings, popularity, and the step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
-
-import jax
-import jax.numpy as jnp
 
 from debias_jax import sampling
 from debias_jax.errors import ConfigError
@@ -86,7 +83,7 @@ class RetrievalSettings(TypedDict, total=False):
 def retrieval(
     model: Model,
     *,
-    totals: TotalsFn,
+    totals: TotalsFn | Sequence[TotalsFn],
     loss: ClickLoss,
     further: Callable[[Context], FurtherItems] | None = None,
     prepare: Callable[[Params, Callable, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
@@ -100,7 +97,8 @@ def retrieval(
 
     Args:
         model: a model with towers.
-        totals: see ``TotalsFn``.
+        totals: see ``TotalsFn``; of several, whose results the loss gets in a tuple, each goes through the chunks of
+            rows alone, so that the matrices of one of them are held at a time.
         loss: see ``ClickLoss``.
         further: columns besides those of the batch; the context is that of the loss.
         prepare: see ``recipes.Prepare``, with the model's parameters, and ``sum_rows`` after them:
@@ -127,19 +125,25 @@ def retrieval(
     if chunk is not None and (chunk < 1 or batch_size % chunk):
         raise ConfigError(f"chunk {chunk} does not divide the batch size {batch_size}")
 
+    functions = (totals,) if callable(totals) else tuple(totals)
+
     def matrix(params: Params, data: TrainData, batch: ClickBatch, columns: FurtherItems | None):
         return ScoreMatrix(model, params, data, batch, columns, remove_accidental_hits, chunk)
 
     def term(params, context: Context, batch: ClickBatch):
         columns = None if further is None else further(context)
         scores = matrix(params["prediction"], context.data, batch, columns)
-        of_rows = scores.each_chunk(lambda rows: totals(rows, context))
+        of_each = [
+            scores.each_chunk(lambda rows, function=function: function(rows, context))
+            for function in functions
+        ]
+        of_rows = of_each[0] if callable(totals) else tuple(of_each)
         return total_and_count(loss(scores.clicks, scores.of_clicks(of_rows), context), batch.where)
 
     def prepared(params, context: Context, batch: ClickBatch):
         def sum_rows(function, columns):
             scores = matrix(params["prediction"], context.data, batch, columns)
-            return jax.tree.map(lambda x: jnp.sum(x, axis=0), scores.each_chunk(function))
+            return scores.sum_chunks(function)
 
         return prepare(params["prediction"], sum_rows, context, batch)
 

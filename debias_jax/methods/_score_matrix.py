@@ -232,20 +232,38 @@ class ScoreMatrix:
 
     def each_chunk(self, function: Callable[[Rows], PyTree]) -> PyTree:
         """``function`` of each chunk of rows, stacked; its scores are computed again on the way back."""
+        chunks = self._chunks()
+        if len(chunks) == 1:
+            return jax.tree.map(lambda x: x[None], function(self._rows(chunks[0])))
+        return jax.lax.map(jax.checkpoint(lambda numbers: function(self._rows(numbers))), chunks)
+
+    def sum_chunks(self, function: Callable[[Rows], PyTree]) -> PyTree:
+        """The sum of ``function`` of each chunk of rows, one of which is held at a time; for what needs no gradient."""
+        chunks = self._chunks()
+        if len(chunks) == 1:
+            return function(self._rows(chunks[0]))
+
+        def add(total: PyTree, numbers: Array) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, function(self._rows(numbers))), None
+
+        shapes = jax.eval_shape(lambda: function(self._rows(chunks[0])))
+        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), chunks)[0]
+
+    def _chunks(self) -> Array:
+        """The rows' numbers ``[chunks, rows]``, of which the last chunk goes on beyond the last row."""
         n_rows = self._queries.shape[0]
+        size = n_rows if self._chunk is None else min(self._chunk, n_rows)
+        n_chunks = -(-n_rows // size)
+        return jnp.arange(n_chunks * size).reshape(n_chunks, size)
 
-        def of_rows(numbers: Array) -> PyTree:
-            # The last chunk is filled up with rows that stand for nothing.
-            live, numbers = numbers < n_rows, jnp.minimum(numbers, n_rows - 1)
-            weights = jnp.where(live, self._weights[numbers], 0.0)
-            batch = self._columns(numbers, self._batch)
-            further = None if self._further is None else self._columns(numbers, self._further)
-            return function(Rows(batch, further, numbers, weights, self.clicks.n_clicks))
-
-        if self._chunk is None or self._chunk >= n_rows:
-            return jax.tree.map(lambda x: x[None], of_rows(jnp.arange(n_rows)))
-        n_chunks = -(-n_rows // self._chunk)
-        return jax.lax.map(jax.checkpoint(of_rows), jnp.arange(n_chunks * self._chunk).reshape(n_chunks, -1))
+    def _rows(self, numbers: Array) -> Rows:
+        """The rows with these numbers; those beyond the last row stand for nothing."""
+        n_rows = self._queries.shape[0]
+        live, numbers = numbers < n_rows, jnp.minimum(numbers, n_rows - 1)
+        weights = jnp.where(live, self._weights[numbers], 0.0)
+        batch = self._columns(numbers, self._batch)
+        further = None if self._further is None else self._columns(numbers, self._further)
+        return Rows(batch, further, numbers, weights, self.clicks.n_clicks)
 
     def of_clicks(self, of_rows: PyTree) -> PyTree:
         """What ``each_chunk`` gave for rows, for each click."""
