@@ -33,7 +33,9 @@ def ssl_pop(
         sharpness: :math:`\beta`; 2 is the limit of ``bir`` without its noise.
         cache_size: K; 0 for no cache. Slots that no click has filled yet do not count.
         cache: ``"recomputed"``: cached items are embedded anew in every step and receive gradients; ``"stale"``: their
-            vectors are kept from the step that had the click, and are constants: no tower is run for them.
+            vectors are kept from the step that had the click, and are constants: no tower is run for them. What users
+            learn is the same but for the vectors' age; items are pulled as often as they are clicked and pushed B / (B
+            + K) as much as by the softmax, so that K should not be many times B.
         **settings: see ``methods._retrieval.RetrievalSettings``.
 
     Returns:

@@ -271,7 +271,8 @@ def test_resampling_only_adds_variance():
 def test_a_cache_of_the_last_items_is_a_larger_batch(cache):
     """The gradient of ``ssl_pop`` with a full cache, all batches of two clicks and all caches of K items enumerated.
 
-    A user's vector is its scores and the items' are unit vectors, so that the user's gradient is by item.
+    A user's vector is its scores and the items' are unit vectors, so that the user's gradient is by item. It is that of
+    a larger batch with both caches, the items' own with the recomputed one.
     """
     n_batch, gaps = 2, []
     log = training.train_data(data.synthetic.generate(seed=0, n_users=2, n_items=N_ITEMS, mean_exposure=0.9))
@@ -290,7 +291,10 @@ def test_a_cache_of_the_last_items_is_a_larger_batch(cache):
                 kept = kept._replace(vectors=jnp.eye(N_ITEMS)[cached])
             clicks = ClickBatch(jnp.zeros(n_batch, jnp.int32), batch, jnp.ones(n_batch, bool))
             after, _ = method.step(state._replace(extra=kept), log, clicks, jax.random.key(0))
-            return optax.tree.get(after.opt_state["prediction"], "mu")["user"][0] / 0.1
+            first = optax.tree.get(after.opt_state["prediction"], "mu")
+            # An item's gradient is a multiple of the user's vector.
+            of_items = first["item"] @ jnp.asarray(SCORES / (SCORES @ SCORES), jnp.float32)
+            return jnp.stack([first["user"][0], of_items]) / 0.1
 
         batches, caches = counts_of(n_batch), counts_of(size)
         slots = [
@@ -299,8 +303,11 @@ def test_a_cache_of_the_last_items_is_a_larger_batch(cache):
         ]
         every = jax.jit(jax.vmap(jax.vmap(gradient, in_axes=(None, 0)), in_axes=(0, None)))(*slots)
         chances = [probability(counts, POPULARITY)[0] for counts in (batches, caches)]
-        weights = np.einsum("b,c,bci->i", *chances, np.asarray(every, np.float64)) + POPULARITY
+        weights, of_items = np.einsum("b,c,bcki->ki", *chances, np.asarray(every, np.float64)) + POPULARITY
         np.testing.assert_allclose(weights, expected_in_batch("log_q", n_batch + size), atol=2e-6)
+        # Vectors that were kept push no item: of what pushes them the columns of the batch have their share alone.
+        reached = n_batch / (n_batch + size) if cache == "stale" else 1.0
+        np.testing.assert_allclose(of_items, reached * weights, atol=2e-6)
         gaps.append(distance(weights, "softmax"))
     # As 1 / (B + K): 4 and 8 columns.
     assert 1.6 < gaps[0] / gaps[1] < 2.6
