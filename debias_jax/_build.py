@@ -30,11 +30,22 @@ def _chosen_features(settings: Mapping[str, Any], features: Mapping[str, Any]) -
     """The features, if ``model.features`` asks for them."""
     if not settings["features"]:
         return {}
-    if all(table is None for table in features.values()):
+    if not any(table is not None for table in features.values()):
         raise ConfigError(
             "model.features=True, and the dataset has no features of users or items; set model.features=False"
         )
     return features
+
+
+def _dense_features(settings: Mapping[str, Any], features: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The features without bags, if ``model.features`` asks for them."""
+    chosen = _chosen_features(settings, features)
+    dense = {name: chosen[name] for name in ("user_features", "item_features") if name in chosen}
+    if chosen and not any(table is not None for table in dense.values()):
+        raise ConfigError(
+            "model.features=True: the dataset has bags alone, which mmoe does not read; take model.name='two_tower'"
+        )
+    return dense
 
 
 def _two_tower(n_users: int, n_items: int, settings: Mapping[str, Any], **features) -> models.Model:
@@ -58,7 +69,7 @@ def _multitask(
         dim=settings["dim"],
         tasks=tasks,
         init_scale=settings["init_scale"],
-        **_chosen_features(settings, features),
+        **_dense_features(settings, features),
     )
 
 
@@ -96,6 +107,10 @@ MODELS = {
 """Models by ``config.model.name``."""
 
 
+FEATURES = ("user_features", "item_features", "user_bags", "item_bags")
+"""What ``model.features`` lets a model read of a dataset, by the names that datasets and models have for it."""
+
+
 def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, Any]:
     """``config.model`` with what a variant sets for itself.
 
@@ -114,14 +129,8 @@ def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, An
 
 def build_for(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset) -> Method:
     """``build_method`` with the sizes and the features of a dataset."""
-    return build_method(
-        config,
-        entry,
-        n_users=dataset.n_users,
-        n_items=dataset.n_items,
-        user_features=dataset.user_features,
-        item_features=dataset.item_features,
-    )
+    features = {name: getattr(dataset, name) for name in FEATURES}
+    return build_method(config, entry, n_users=dataset.n_users, n_items=dataset.n_items, **features)
 
 
 def default_hparams(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, float]:
@@ -138,6 +147,8 @@ def build_model(
     n_items: int,
     user_features: np.ndarray | None = None,
     item_features: np.ndarray | None = None,
+    user_bags: Mapping[str, np.ndarray] | None = None,
+    item_bags: Mapping[str, np.ndarray] | None = None,
     **changes,
 ) -> models.Model:
     """The model of pairs of one variant.
@@ -149,6 +160,8 @@ def build_model(
         n_items: size of the item vocabulary.
         user_features: ``[n_users, d]``, read where ``model.features`` is set.
         item_features: ``[n_items, d]``, likewise.
+        user_bags: by name ``[n_users, m]``, likewise.
+        item_bags: by name ``[n_items, m]``, likewise.
         **changes: of ``config.model``.
 
     Raises:
@@ -156,7 +169,13 @@ def build_model(
     """
     settings = {**model_settings(config, entry), **changes}
     return MODELS[settings["name"]](
-        n_users, n_items, settings, user_features=user_features, item_features=item_features
+        n_users,
+        n_items,
+        settings,
+        user_features=user_features,
+        item_features=item_features,
+        user_bags=user_bags,
+        item_bags=item_bags,
     )
 
 
@@ -168,6 +187,8 @@ def build_method(
     n_items: int,
     user_features: np.ndarray | None = None,
     item_features: np.ndarray | None = None,
+    user_bags: Mapping[str, np.ndarray] | None = None,
+    item_bags: Mapping[str, np.ndarray] | None = None,
 ) -> Method:
     """The method of one variant, with the models that its function asks for by argument name.
 
@@ -178,6 +199,8 @@ def build_method(
         n_items: size of the item vocabulary.
         user_features: ``[n_users, d]``, read where ``model.features`` is set.
         item_features: ``[n_items, d]``, likewise.
+        user_bags: by name ``[n_users, m]``, likewise.
+        item_bags: by name ``[n_items, m]``, likewise.
 
     Raises:
         ConfigError: a name or an option is unknown, or the model does not fit the method or the data.
@@ -185,15 +208,13 @@ def build_method(
     factory = choose("method", entry["method"], {name: getattr(methods, name) for name in methods.__all__})
     settings = model_settings(config, entry)
 
-    pairwise = functools.partial(
-        build_model,
-        config,
-        entry,
-        n_users=n_users,
-        n_items=n_items,
-        user_features=user_features,
-        item_features=item_features,
-    )
+    features = {
+        "user_features": user_features,
+        "item_features": item_features,
+        "user_bags": user_bags,
+        "item_bags": item_bags,
+    }
+    pairwise = functools.partial(build_model, config, entry, n_users=n_users, n_items=n_items, **features)
 
     def multitask() -> models.Model | None:
         if "model" in parameters and options.get("towers") != "shared":
@@ -203,9 +224,7 @@ def build_method(
             raise ConfigError(
                 f"{entry['method']} trains one network for all tasks; set model.name='mmoe', not 'two_tower'"
             )
-        return _multitask(
-            n_users, n_items, settings, user_features=user_features, item_features=item_features
-        )
+        return _multitask(n_users, n_items, settings, **features)
 
     given: dict[str, Any] = {
         "model": pairwise,

@@ -62,7 +62,7 @@ def base_config() -> ConfigDict:
     config.model.ids = True
     config.model.normalize = False
     config.model.temperature = 1.0
-    # Of two_tower and mmoe: whether they read the features of the dataset.
+    # Of two_tower and mmoe: whether they read the features of the dataset, two_tower its bags (genres) too.
     config.model.features = False
     # Of models of histories: keyword arguments of the model's function in ``debias_jax.models`` besides ``dim``.
     config.model.options = ConfigDict()

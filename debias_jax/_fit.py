@@ -133,6 +133,9 @@ def _digest(dataset: Dataset, *, features: bool, histories: bool) -> str:
     for table in (dataset.user_features, dataset.item_features) if features else ():
         if table is not None:
             digest.update(np.ascontiguousarray(table).tobytes())
+    for bags in (dataset.user_bags, dataset.item_bags) if features else ():
+        for name, values in (bags or {}).items():
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from debias_jax import _config, _results, data, serving, training
-from debias_jax._build import build_method, build_model
+from debias_jax._build import FEATURES, build_method, build_model
 from debias_jax.errors import ConfigError
 from debias_jax.methods.base import Method, TrainState
 from debias_jax.types import Array, Params
@@ -50,8 +50,7 @@ def _load_bundle(workdir: str | os.PathLike) -> tuple[serving.Bundle, ConfigDict
     sizes = {
         "n_users": len(bundle.users),
         "n_items": len(bundle.items),
-        "user_features": bundle.user_features,
-        "item_features": bundle.item_features,
+        **{name: getattr(bundle, name) for name in FEATURES},
     }
     return bundle, _config.from_dict(bundle.config["experiment"]), sizes
 
@@ -159,7 +158,7 @@ class Recommender:
     def _scorer(self) -> _HistoryScorer | None:
         bundle = self.bundle
         # What reads features is a model of pairs.
-        if bundle.user_features is not None or bundle.item_features is not None:
+        if any(getattr(bundle, name) is not None for name in FEATURES):
             return None
         written = (json.dumps(bundle.config[part], sort_keys=True) for part in ("experiment", "entry"))
         return _history_scorer(*written, len(bundle.users), len(bundle.items))

@@ -370,6 +370,8 @@ def retrieval_variants(tuned: Mapping[str, Mapping[str, float]]) -> dict[str, Co
         "ssl": ("ssl", {}),
         "ssl_pop": ("ssl_pop", {}),
         "ssl_pop_sharp": ("ssl_pop", {"sharpness": 2.0}),
+        "ssl_pop_cache": ("ssl_pop", {"cache_size": 4096}),
+        "ssl_pop_stale_cache": ("ssl_pop", {"cache_size": 4096, "cache": "stale"}),
         "mns": ("mns", {}),
         "g_tower": ("g_tower", {}),
         "bir": ("bir", {}),

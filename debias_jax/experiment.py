@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from debias_jax import _config, _plots, _results, _tune, data, metrics, sampling, serving, training
 from debias_jax._build import (
+    FEATURES,
     build_for,
     build_method,
     model_settings,
@@ -282,7 +283,7 @@ def _save_bundle(config, entry, fitted: training.FitResult, dataset: Dataset, fo
     clicks = dataset.log("validation", "test").positives
     if dataset.context is not None:
         clicks = data.concatenate(clicks, dataset.context.positives)
-    features = ("user_features", "item_features") if model_settings(config, entry)["features"] else ()
+    features = FEATURES if model_settings(config, entry)["features"] else ()
     if build_for(config, entry, dataset).frame is None:
         pairs = sampling.pair_set(clicks.users, clicks.items, n_users=dataset.n_users)
         seen = (np.asarray(pairs.indptr), np.asarray(pairs.items))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from debias_jax import _build, _config, data, experiment, methods, training
+from debias_jax import _build, _config, _fit, data, experiment, methods, training
 from debias_jax.errors import ConfigError, DataError
 
 
@@ -36,6 +36,19 @@ class TestModels:
             _built("mf", model={"name": "two_tower", "features": True})
         with pytest.raises(ConfigError, match="mf reads no features; take model.name='two_tower' or 'mmoe'"):
             _built("mf", model={"features": True}, user_features=np.eye(3))
+
+    def test_two_tower_reads_bags_and_mmoe_does_not(self):
+        log = training.train_data(data.synthetic.generate(seed=0, n_users=3, n_items=5, mean_exposure=0.5))
+        bags = {"item_bags": {"genres": np.array([[0, 2], [1, -1], [-1, -1], [2, -1], [0, -1]])}}
+        built = _built("mf", model={"name": "two_tower", "features": True}, **bags)
+        tower = built.init(jax.random.key(0), log, {}).params["prediction"]["item"]
+        assert tower["bags"]["genres"].shape == (3, 4)
+        without = _built("mf", model={"name": "two_tower"}, **bags)
+        assert "bags" not in without.init(jax.random.key(0), log, {}).params["prediction"]["item"]
+        message = "the dataset has bags alone, which mmoe does not read; take model.name='two_tower'"
+        with pytest.raises(ConfigError, match=message):
+            _built("mf", model={"name": "mmoe", "features": True}, **bags)
+        _built("mf", model={"name": "mmoe", "features": True}, user_features=np.eye(3), **bags)
 
     def test_mmoe_is_a_model_of_pairs_and_of_tasks(self):
         log = training.train_data(data.synthetic.generate(seed=0, n_users=3, n_items=5, mean_exposure=0.5))
@@ -117,3 +130,29 @@ def test_features_travel_with_the_bundle(tmp_path, data_dir):
     rows = experiment.recommend(tmp_path / "run", "7", k=3, exclude_seen=False)
     best = np.argsort(-before[7], kind="stable")[:3]
     assert [row.item for row in rows] == [str(item) for item in best]
+
+
+def test_bags_travel_with_the_bundle(tmp_path, monkeypatch):
+    """Genres beside the ratings, from a flag to recommendations of the workdir alone."""
+    rng = np.random.default_rng(0)
+    log = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
+    genres = np.where(rng.random((25, 3)) < 0.6, rng.integers(0, 7, (25, 3)), -1)
+    monkeypatch.setitem(_build.DATASETS, "synthetic", lambda: log.replace(item_bags={"genres": genres}))
+    config = _config_of("ssl_pop", model={"name": "two_tower", "features": True})
+    with config.unlocked():
+        config.data.options = {}
+        config.seeds = (0,)
+        config.protocol.metrics = ("auc",)
+        config.protocol.headline = "auc"
+    experiment.run(config, tmp_path / "run", quiet=True)
+    bundle, score = experiment.load_predictor(tmp_path / "run")
+    np.testing.assert_array_equal(bundle.item_bags["genres"], genres)
+    assert bundle.params["item"]["bags"]["genres"].shape == (7, 4)
+    scores = np.asarray(score(bundle.params, np.arange(40)[:, None], np.arange(25)[None, :]))
+    rows = experiment.recommend(tmp_path / "run", log.users.ids[7], k=3, exclude_seen=False)
+    best = np.argsort(-scores[7], kind="stable")[:3]
+    assert [row.item for row in rows] == [log.items.ids[item] for item in best]
+    # Another set of genres is another run.
+    known = _fit._digest(log.replace(item_bags={"genres": genres}), features=True, histories=False)
+    other = _fit._digest(log.replace(item_bags={"genres": genres[::-1]}), features=True, histories=False)
+    assert known != other

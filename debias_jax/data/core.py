@@ -78,7 +78,7 @@ def core_rows(interactions: Interactions, *, min_user_rows: int, min_item_rows: 
 
 
 def keep_ids(dataset: Dataset, users: np.ndarray, items: np.ndarray) -> Dataset:
-    """The dataset of some users and items: theirs alone are the rows, the ids and the features.
+    """The dataset of some users and items: theirs alone are the rows, the ids, the features and the bags.
 
     Args:
         dataset: any; what is known of all its pairs (``truth``) is dropped.
@@ -113,5 +113,12 @@ def keep_ids(dataset: Dataset, users: np.ndarray, items: np.ndarray) -> Dataset:
         items=Vocabulary(dataset.items.decode(items), kind="item"),
         user_features=None if dataset.user_features is None else dataset.user_features[users],
         item_features=None if dataset.item_features is None else dataset.item_features[items],
+        user_bags=_rows(dataset.user_bags, users),
+        item_bags=_rows(dataset.item_bags, items),
         truth=None,
     )
+
+
+def _rows(bags: dict[str, np.ndarray] | None, codes: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Some rows of every bag, if there are bags."""
+    return None if bags is None else {name: values[codes] for name, values in bags.items()}

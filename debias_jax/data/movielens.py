@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from debias_jax.data._tables import Source, check_threshold, find_file, read_integers
+from debias_jax.data._tables import Source, check_threshold, find_file, open_text, read_integers
 from debias_jax.data.types import Dataset, Interactions
 from debias_jax.data.vocab import Vocabulary
 from debias_jax.errors import DataError
@@ -19,7 +19,14 @@ SOURCE = Source(
     "research use, no redistribution without permission",
 )
 
+GENRES = tuple(
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
+    "Mystery Romance Sci-Fi Thriller War Western".split()
+)
+"""The genres in the order of their ids, which are those of the flags in ``u.item``."""
+
 _COLUMNS = ("user", "item", "rating", "timestamp")
+_MOVIE_COLUMNS = ("id", "title", "date", "video date", "url")
 _TYPED_HEADER = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 
 
@@ -27,7 +34,8 @@ def load_100k(path: str | pathlib.Path, *, threshold: float = 4, strict_counts: 
     """Reads MovieLens 100K from any of its three common forms; everything is ``train``.
 
     ``label = rating >= threshold``. Raw 1-based ids are kept as strings in the vocabularies, in numeric
-    order.
+    order. Where ``u.item`` (or ``u.item.gz``) stands beside the ratings, the bag ``item_bags["genres"]`` holds the ids
+    of each movie's ``GENRES``.
 
     Args:
         path: a folder with one of these, looked for in this order, or the file itself (each may be gzipped):
@@ -84,4 +92,39 @@ def load_100k(path: str | pathlib.Path, *, threshold: float = 4, strict_counts: 
         users=Vocabulary(map(str, user_ids.tolist()), kind="user"),
         items=Vocabulary(map(str, item_ids.tolist()), kind="item"),
         notes=(f"label = rating >= {threshold:g}",),
+        item_bags=_genres(file.parent, item_ids),
     )
+
+
+def _genres(folder: pathlib.Path, item_ids: np.ndarray) -> dict[str, np.ndarray] | None:
+    """The genres of movies, as many columns as the longest row has, in the order of their ids; None without the file.
+
+    Raises:
+        DataError: a line is not a movie with a flag for each genre, or a rated movie is missing.
+    """
+    file = next((folder / name for name in ("u.item", "u.item.gz") if (folder / name).is_file()), None)
+    if file is None:
+        return None
+    genres = {}
+    # Latin-1 titles are read over.
+    with open_text(file, errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            movie, *others = line.rstrip().split("|")
+            flags = others[len(_MOVIE_COLUMNS) - 1 :]
+            if not movie.isdecimal() or len(flags) != len(GENRES) or not {*flags} <= {"0", "1"}:
+                raise DataError(
+                    f"{file}:{number}: not a movie with {', '.join(_MOVIE_COLUMNS)} and {len(GENRES)} flags of "
+                    "genres, separated by '|'; restore the file, or take it away to read no genres"
+                )
+            genres[int(movie)] = [genre for genre, flag in enumerate(flags) if flag == "1"]
+    if missing := [int(item) for item in item_ids if int(item) not in genres]:
+        raise DataError(
+            f"{file} has no movie {missing[0]}, which is rated; restore the file, or take it away to read no genres"
+        )
+    rows = [genres[int(item)] for item in item_ids]
+    ids = np.full((len(rows), max([1, *map(len, rows)])), -1, np.int32)
+    for row, own in enumerate(rows):
+        ids[row, : len(own)] = own
+    return {"genres": ids}

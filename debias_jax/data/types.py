@@ -136,6 +136,9 @@ class Dataset:
             None. They are rows of ``train`` too.
         user_features: float32 ``[n_users, d]`` or None.
         item_features: float32 ``[n_items, d]`` or None.
+        user_bags: what a user has several of, by name int32 ``[n_users, m]``, ids from 0 in rows that are filled up
+            with -1; or None.
+        item_bags: likewise of items, ``[n_items, m]``, e.g. ``{"genres": ...}``; or None.
         truth: for simulated data, else None.
         notes: what a reader or a split wants said in the report, one line each.
         held_out: the parts, of ``"validation"`` and ``"test"``, that a split took out of the log. They are as biased
@@ -154,6 +157,8 @@ class Dataset:
     probably_exposed: Interactions | None = None
     user_features: np.ndarray | None = None
     item_features: np.ndarray | None = None
+    user_bags: dict[str, np.ndarray] | None = None
+    item_bags: dict[str, np.ndarray] | None = None
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()

@@ -1,14 +1,11 @@
 """What the retrieval methods share: batches of clicks, settings, popularity, and the step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
-
-import jax
-import jax.numpy as jnp
 
 from debias_jax import sampling
 from debias_jax.errors import ConfigError
-from debias_jax.methods._score_matrix import ClickBatch, Clicks, Rows, ScoreMatrix
+from debias_jax.methods._score_matrix import ClickBatch, Clicks, FurtherItems, Rows, ScoreMatrix
 from debias_jax.methods._terms import log_shares, predict_logits, prediction_group
 from debias_jax.methods.base import BatchesFn, Method, TrainData
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
@@ -86,10 +83,10 @@ class RetrievalSettings(TypedDict, total=False):
 def retrieval(
     model: Model,
     *,
-    totals: TotalsFn,
+    totals: TotalsFn | Sequence[TotalsFn],
     loss: ClickLoss,
-    further_items: Callable[[Context], Array] | None = None,
-    prepare: Callable[[Callable, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
+    further: Callable[[Context], FurtherItems] | None = None,
+    prepare: Callable[[Params, Callable, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
     hparams: Mapping[str, float] | None = None,
     batch_size: int = BATCH_SIZE,
@@ -100,11 +97,13 @@ def retrieval(
 
     Args:
         model: a model with towers.
-        totals: see ``TotalsFn``.
+        totals: see ``TotalsFn``; of several, whose results the loss gets in a tuple, each goes through the chunks of
+            rows alone, so that the matrices of one of them are held at a time.
         loss: see ``ClickLoss``.
-        further_items: ``context -> int [K]``, columns besides those of the batch; the context is that of the loss.
-        prepare: see ``recipes.Prepare``, with ``sum_rows`` in place of the parameters: ``sum_rows(function, further)``
-            adds up the arrays ``function(rows)`` of the chunks of rows with these further items, without a gradient.
+        further: columns besides those of the batch; the context is that of the loss.
+        prepare: see ``recipes.Prepare``, with the model's parameters, and ``sum_rows`` after them:
+            ``sum_rows(function, further)`` adds up the arrays ``function(rows)`` of the chunks of rows with these
+            further items, without a gradient.
         fit: see ``recipes.supervised``.
         hparams: hyperparameters besides ``lr`` and ``weight_decay``.
         batch_size: see ``RetrievalSettings``, as for the rest.
@@ -126,21 +125,27 @@ def retrieval(
     if chunk is not None and (chunk < 1 or batch_size % chunk):
         raise ConfigError(f"chunk {chunk} does not divide the batch size {batch_size}")
 
-    def matrix(params: Params, data: TrainData, batch: ClickBatch, further: Array | None):
-        return ScoreMatrix(model, params, data, batch, further, remove_accidental_hits, chunk)
+    functions = (totals,) if callable(totals) else tuple(totals)
+
+    def matrix(params: Params, data: TrainData, batch: ClickBatch, columns: FurtherItems | None):
+        return ScoreMatrix(model, params, data, batch, columns, remove_accidental_hits, chunk)
 
     def term(params, context: Context, batch: ClickBatch):
-        further = None if further_items is None else further_items(context)
-        scores = matrix(params["prediction"], context.data, batch, further)
-        of_rows = scores.each_chunk(lambda rows: totals(rows, context))
+        columns = None if further is None else further(context)
+        scores = matrix(params["prediction"], context.data, batch, columns)
+        of_each = [
+            scores.each_chunk(lambda rows, function=function: function(rows, context))
+            for function in functions
+        ]
+        of_rows = of_each[0] if callable(totals) else tuple(of_each)
         return total_and_count(loss(scores.clicks, scores.of_clicks(of_rows), context), batch.where)
 
     def prepared(params, context: Context, batch: ClickBatch):
-        def sum_rows(function, further):
-            scores = matrix(params["prediction"], context.data, batch, further)
-            return jax.tree.map(lambda x: jnp.sum(x, axis=0), scores.each_chunk(function))
+        def sum_rows(function, columns):
+            scores = matrix(params["prediction"], context.data, batch, columns)
+            return scores.sum_chunks(function)
 
-        return prepare(sum_rows, context, batch)
+        return prepare(params["prediction"], sum_rows, context, batch)
 
     return supervised(
         {"prediction": prediction_group(model)},

@@ -6,6 +6,7 @@ the same total, and columns of one item the same score, so that a batch with mor
 computes each of these once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,6 +31,20 @@ class ClickBatch(NamedTuple):
     users: Array
     items: Array
     where: Array
+
+
+class FurtherItems(NamedTuple):
+    """Items that are columns besides those of the batch.
+
+    Attributes:
+        items: int32 ``[K]``.
+        counts: float ``[K]``, how often each counts, 0 for not at all; None for once.
+        vectors: ``[K, d]``, constants to score in place of what the item tower gives; None to embed the items.
+    """
+
+    items: Array
+    counts: Array | None = None
+    vectors: Array | None = None
 
 
 class Columns(NamedTuple):
@@ -113,6 +128,19 @@ class Rows(NamedTuple):
     weights: Array
     n_clicks: Array
 
+    def log_total(
+        self, log_q: Callable[[Array], Array] = lambda items: None, sharpness: float = 1.0
+    ) -> Array:
+        """``[b]``: ``Columns.log_total`` of the batch's and the further columns together.
+
+        Args:
+            log_q: ``items [C] -> [C]``.
+            sharpness: see ``Columns.logits``.
+        """
+        parts = [self.batch] if self.further is None else [self.batch, self.further]
+        totals = [columns.log_total(log_q(columns.items), sharpness) for columns in parts]
+        return functools.reduce(jnp.logaddexp, totals)
+
 
 class Clicks(NamedTuple):
     """The clicks of a batch.
@@ -149,7 +177,7 @@ class ScoreMatrix:
         params: Params,
         data: TrainData,
         batch: ClickBatch,
-        further: Array | None,
+        further: FurtherItems | None,
         remove_accidental_hits: bool,
         chunk: int | None,
     ):
@@ -167,14 +195,21 @@ class ScoreMatrix:
             every = jnp.arange(n_items)
             of_every = model.item_tower(params, every)
 
-        def side(own: Array, counts: Array) -> _Side:
+        def side(own: Array, counts: Array, vectors: Array | None = None) -> _Side:
+            if vectors is not None:
+                # An item stands there as often as it was seen, each time with another vector.
+                return _Side(own, jax.lax.stop_gradient(vectors), counts)
             if by_item:
                 return _Side(every, of_every, jnp.zeros(n_items, jnp.float32).at[own].add(counts))
             return _Side(own, model.item_tower(params, own), counts)
 
         self._column_of = batch.items if by_item else each
         self._batch = side(batch.items, valid)
-        self._further = None if further is None else side(further, jnp.ones(further.shape, jnp.float32))
+        self._further = None
+        if further is not None:
+            once = jnp.ones(further.items.shape, jnp.float32)
+            counts = once if further.counts is None else further.counts
+            self._further = side(further.items, counts, further.vectors)
         self._own_items = batch.items if remove_accidental_hits else None
         self._chunk = chunk
         queries = self._queries[self._row_of] if by_user else self._queries
@@ -197,20 +232,38 @@ class ScoreMatrix:
 
     def each_chunk(self, function: Callable[[Rows], PyTree]) -> PyTree:
         """``function`` of each chunk of rows, stacked; its scores are computed again on the way back."""
+        chunks = self._chunks()
+        if len(chunks) == 1:
+            return jax.tree.map(lambda x: x[None], function(self._rows(chunks[0])))
+        return jax.lax.map(jax.checkpoint(lambda numbers: function(self._rows(numbers))), chunks)
+
+    def sum_chunks(self, function: Callable[[Rows], PyTree]) -> PyTree:
+        """The sum of ``function`` of each chunk of rows, one of which is held at a time; for what needs no gradient."""
+        chunks = self._chunks()
+        if len(chunks) == 1:
+            return function(self._rows(chunks[0]))
+
+        def add(total: PyTree, numbers: Array) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, function(self._rows(numbers))), None
+
+        shapes = jax.eval_shape(lambda: function(self._rows(chunks[0])))
+        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), chunks)[0]
+
+    def _chunks(self) -> Array:
+        """The rows' numbers ``[chunks, rows]``, of which the last chunk goes on beyond the last row."""
         n_rows = self._queries.shape[0]
+        size = n_rows if self._chunk is None else min(self._chunk, n_rows)
+        n_chunks = -(-n_rows // size)
+        return jnp.arange(n_chunks * size).reshape(n_chunks, size)
 
-        def of_rows(numbers: Array) -> PyTree:
-            # The last chunk is filled up with rows that stand for nothing.
-            live, numbers = numbers < n_rows, jnp.minimum(numbers, n_rows - 1)
-            weights = jnp.where(live, self._weights[numbers], 0.0)
-            batch = self._columns(numbers, self._batch)
-            further = None if self._further is None else self._columns(numbers, self._further)
-            return function(Rows(batch, further, numbers, weights, self.clicks.n_clicks))
-
-        if self._chunk is None or self._chunk >= n_rows:
-            return jax.tree.map(lambda x: x[None], of_rows(jnp.arange(n_rows)))
-        n_chunks = -(-n_rows // self._chunk)
-        return jax.lax.map(jax.checkpoint(of_rows), jnp.arange(n_chunks * self._chunk).reshape(n_chunks, -1))
+    def _rows(self, numbers: Array) -> Rows:
+        """The rows with these numbers; those beyond the last row stand for nothing."""
+        n_rows = self._queries.shape[0]
+        live, numbers = numbers < n_rows, jnp.minimum(numbers, n_rows - 1)
+        weights = jnp.where(live, self._weights[numbers], 0.0)
+        batch = self._columns(numbers, self._batch)
+        further = None if self._further is None else self._columns(numbers, self._further)
+        return Rows(batch, further, numbers, weights, self.clicks.n_clicks)
 
     def of_clicks(self, of_rows: PyTree) -> PyTree:
         """What ``each_chunk`` gave for rows, for each click."""

@@ -9,6 +9,7 @@ from debias_jax import sampling
 from debias_jax._checks import check_choice
 from debias_jax.losses.in_batch import against_total
 from debias_jax.methods._retrieval import BATCH_SIZE, RetrievalSettings, log_popularity, retrieval, size_or
+from debias_jax.methods._score_matrix import FurtherItems
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
 
@@ -57,7 +58,8 @@ def mns(
 
     def uniform(context):
         n_items = context.data.matrix_size[1]
-        return sampling.uniform_items(jax.random.fold_in(context.key, 0), (n_drawn,), n_items=n_items)
+        key = jax.random.fold_in(context.key, 0)
+        return FurtherItems(sampling.uniform_items(key, (n_drawn,), n_items=n_items))
 
     def log_q(context, items, n_clicks):
         # Of the columns that count: padding of an epoch's last batch is none.
@@ -68,12 +70,7 @@ def mns(
         return jnp.log(law)[items]
 
     def totals(rows, context):
-        return jnp.logaddexp(
-            *(
-                columns.log_total(log_q(context, columns.items, rows.n_clicks))
-                for columns in (rows.batch, rows.further)
-            )
-        )
+        return rows.log_total(lambda items: log_q(context, items, rows.n_clicks))
 
     def loss(clicks, total, context):
         if variant == "released":
@@ -82,4 +79,4 @@ def mns(
             log_q_pos = log_q(context, clicks.items, clicks.n_clicks)
         return against_total(clicks.pos - log_q_pos, total, variant)
 
-    return retrieval(model, totals=totals, loss=loss, further_items=uniform, **settings)
+    return retrieval(model, totals=totals, loss=loss, further=uniform, **settings)

@@ -4,12 +4,20 @@ from typing import Unpack
 
 from debias_jax._checks import check_choice
 from debias_jax.losses.in_batch import IN_BATCH_VARIANTS, against_total
+from debias_jax.methods._cross_batch import cross_batch
 from debias_jax.methods._retrieval import RetrievalSettings, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
 
 
-def ssl(model: Model, *, variant: str = "published", **settings: Unpack[RetrievalSettings]) -> Method:
+def ssl(
+    model: Model,
+    *,
+    variant: str = "published",
+    cache_size: int = 0,
+    cache: str = "recomputed",
+    **settings: Unpack[RetrievalSettings],
+) -> Method:
     r"""Cross-entropy of each click among the items of its batch (``losses.in_batch_softmax``).
 
     .. math:: L = -\frac{1}{B} \sum_{(u, i)} \log \frac{e^{s_{ui}}}{\sum_{j \in B} e^{s_{uj}}}
@@ -20,14 +28,16 @@ def ssl(model: Model, *, variant: str = "published", **settings: Unpack[Retrieva
     Args:
         model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
         variant: ``"published"``, or ``"released"``: the positive stands in the denominator twice.
+        cache_size: items of the last batches as further negatives, see ``ssl_pop``.
+        cache: ``"recomputed"`` or ``"stale"``, ditto.
         **settings: see ``methods._retrieval.RetrievalSettings``.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay``.
+        The method; hyperparameters ``lr``, ``weight_decay``, and ``cache_warmup`` with a cache.
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: ``variant`` is unknown.
+        ValueError: ``variant`` or ``cache`` is unknown, or ``cache_size`` is negative.
 
     Example:
         >>> from debias_jax import methods, models
@@ -43,10 +53,11 @@ def ssl(model: Model, *, variant: str = "published", **settings: Unpack[Retrieva
 
     def totals(rows, context):
         del context
-        return rows.batch.log_total()
+        return rows.log_total()
 
     def loss(clicks, total, context):
         del context
         return against_total(clicks.pos, total, variant)
 
-    return retrieval(model, totals=totals, loss=loss, **settings)
+    recent = cross_batch(model, cache_size=cache_size, cache=cache)
+    return retrieval(model, totals=totals, loss=loss, **recent, **settings)

@@ -4,6 +4,7 @@ from typing import Unpack
 
 from debias_jax._checks import check_choice
 from debias_jax.losses.in_batch import IN_BATCH_VARIANTS, against_total
+from debias_jax.methods._cross_batch import cross_batch
 from debias_jax.methods._retrieval import RetrievalSettings, log_popularity, retrieval
 from debias_jax.methods.base import Method
 from debias_jax.models.base import Model
@@ -14,6 +15,8 @@ def ssl_pop(
     *,
     variant: str = "published",
     sharpness: float = 1.0,
+    cache_size: int = 0,
+    cache: str = "recomputed",
     **settings: Unpack[RetrievalSettings],
 ) -> Method:
     r"""Cross-entropy of each click among the items of its batch, less their log popularity (the logQ correction).
@@ -21,21 +24,28 @@ def ssl_pop(
     .. math:: L = -\frac{1}{\beta B} \sum_{(u, i)} \log
               \frac{e^{\beta s_{ui}} / \mathrm{pop}(i)}{\sum_{j \in B} e^{\beta s_{uj}} / \mathrm{pop}(j)}
 
-    With :math:`\beta = 1` its gradient approaches that of the softmax over all items as 1 / B.
+    With :math:`\beta = 1` its gradient approaches that of the softmax over all items as 1 / B, or as 1 / (B + K) with a
+    cache: the items of the last K clicks of earlier batches are columns as those of the batch are, and as popular.
 
     Args:
         model: a model with towers, e.g. ``models.mf`` or ``models.two_tower``.
         variant: ``"published"``, or ``"released"``: the positive stands in the denominator twice.
         sharpness: :math:`\beta`; 2 is the limit of ``bir`` without its noise.
+        cache_size: K; 0 for no cache. Slots that no click has filled yet do not count.
+        cache: ``"recomputed"``: cached items are embedded anew in every step and receive gradients; ``"stale"``: their
+            vectors are kept from the step that had the click, and are constants: no tower is run for them. What users
+            learn is the same but for the vectors' age; items are pulled as often as they are clicked and pushed B / (B
+            + K) as much as by the softmax, so that K should not be many times B.
         **settings: see ``methods._retrieval.RetrievalSettings``.
 
     Returns:
-        The method; hyperparameters ``lr``, ``weight_decay`` and ``popularity_power``, a factor of the log popularity
-        (1; 0.75 is another usual choice, 0 is ``ssl``).
+        The method; hyperparameters ``lr``, ``weight_decay``, ``popularity_power``, a factor of the log popularity (1;
+        0.75 is another usual choice, 0 is ``ssl``), and with a cache ``cache_warmup``, the steps before it is used (0).
+        Vectors change fast at first; a stale cache may wait for them.
 
     Raises:
         ConfigError: the model has no towers, or ``chunk`` does not divide ``batch_size``.
-        ValueError: ``variant`` is unknown, or ``sharpness`` is not positive.
+        ValueError: ``variant`` or ``cache`` is unknown, ``sharpness`` is not positive, or ``cache_size`` is negative.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -48,7 +58,9 @@ def ssl_pop(
 
     Source:
         Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019, eq.
-        4-5, with the popularity in the training log; "SSL-Pop" in Chen et al., NeurIPS 2022.
+        4-5, with the popularity in the training log; "SSL-Pop" in Chen et al., NeurIPS 2022. The stale cache: Wang et
+        al., "Cross-batch memory for embedding learning", CVPR 2020; Wang, Zhu and He, "Cross-batch negative sampling
+        for training two-tower recommenders", SIGIR 2021.
     """
     check_choice(IN_BATCH_VARIANTS, variant=variant)
     if not sharpness > 0:
@@ -58,10 +70,12 @@ def ssl_pop(
         return context.hparams["popularity_power"] * log_popularity(context.data)[items]
 
     def totals(rows, context):
-        return rows.batch.log_total(log_q(context, rows.batch.items), sharpness)
+        return rows.log_total(lambda items: log_q(context, items), sharpness)
 
     def loss(clicks, total, context):
         pos = sharpness * clicks.pos - log_q(context, clicks.items)
         return against_total(pos, total, variant) / sharpness
 
-    return retrieval(model, totals=totals, loss=loss, hparams={"popularity_power": 1.0}, **settings)
+    recent = cross_batch(model, cache_size=cache_size, cache=cache)
+    recent["hparams"] = {"popularity_power": 1.0, **recent["hparams"]}
+    return retrieval(model, totals=totals, loss=loss, **recent, **settings)

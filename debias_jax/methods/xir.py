@@ -15,7 +15,7 @@ from debias_jax.methods._retrieval import (
     retrieval,
     size_or,
 )
-from debias_jax.methods._score_matrix import ClickBatch, Clicks, Rows
+from debias_jax.methods._score_matrix import ClickBatch, Clicks, Columns, FurtherItems, Rows
 from debias_jax.methods.base import Method
 from debias_jax.methods.recipes import Context
 from debias_jax.models.base import Model
@@ -82,36 +82,38 @@ def xir(
         del hparams
         return sampling.init_cache(key, n_items=data.matrix_size[1], size=size, variant=variant)
 
-    def draw(rows: Rows, context: Context) -> tuple[Array, Array]:
-        """How often each row draws the columns of the batch and those of the cache."""
-        log_pop = log_popularity(context.data)
-        return tuple(
-            sampling.in_batch_counts(
-                jax.random.fold_in(context.key, number), part.log_weights(log_pop), n=n, rows=rows.numbers
-            )
-            for number, part in enumerate((rows.batch, rows.further))
-        )
+    def draw(number: int, part: Columns, rows: Rows, context: Context) -> Array:
+        """How often each row draws the columns of the batch (number 0) or of the cache (1)."""
+        key, logits = jax.random.fold_in(context.key, number), part.log_weights(log_popularity(context.data))
+        return sampling.in_batch_counts(key, logits, n=n, rows=rows.numbers)
 
     def has_cache(rows: Rows) -> Array:
         """Whether the cache holds anything for a row: its item may be all, and left out."""
         some = jnp.any(jnp.isfinite(rows.further.log_counts), axis=1)
         return jnp.broadcast_to(some, rows.numbers.shape)
 
-    def prepare(sum_rows, context: Context, batch: ClickBatch):
+    def prepare(params, sum_rows, context: Context, batch: ClickBatch):
+        del params
         cache = context.extra
 
-        def occurrences(rows: Rows) -> Array:
-            of_batch, of_cache = draw(rows, context)
-            in_cache = jnp.where(has_cache(rows), rows.weights, 0.0)
+        def occurrences(items: Array, weights: Array, counts: Array) -> Array:
+            # Whole numbers, in full float32 on every device.
             return (
                 jnp.zeros_like(cache.occurrences)
-                .at[rows.batch.items]
-                .add(_weighted(rows.weights, of_batch))
-                .at[rows.further.items]
-                .add(_weighted(in_cache, of_cache))
+                .at[items]
+                .add(jnp.matmul(weights, counts, precision="highest"))
             )
 
-        counts = sum_rows(occurrences, cache.items)
+        def of_batch(rows: Rows) -> Array:
+            return occurrences(rows.batch.items, rows.weights, draw(0, rows.batch, rows, context))
+
+        def of_cache(rows: Rows) -> Array:
+            weights = jnp.where(has_cache(rows), rows.weights, 0.0)
+            return occurrences(rows.further.items, weights, draw(1, rows.further, rows, context))
+
+        # One after the other, as in the loss: either holds several matrices of a chunk's rows and its columns.
+        further = FurtherItems(cache.items)
+        counts = sum_rows(of_batch, further) + sum_rows(of_cache, further)
         updated = sampling.update_cache(
             jax.random.fold_in(context.key, 2),
             cache,
@@ -122,20 +124,18 @@ def xir(
         )
         return cache, updated
 
-    def totals(rows: Rows, context: Context) -> tuple[Array, Array, Array]:
-        # Drawn again, by the same keys: the draws of all rows would take far more memory than those of a chunk.
-        of_batch, of_cache = draw(rows, context)
+    # Drawn again, by the same keys: the draws of all rows would take far more memory than those of a chunk.
+    def total_of_batch(rows: Rows, context: Context) -> Array:
+        return resampled_total(rows.batch.scores, draw(0, rows.batch, rows, context), variant=loss_variant)
+
+    def total_of_cache(rows: Rows, context: Context) -> tuple[Array, Array]:
         some = has_cache(rows)
         # What stands in for a row without a cache is weighed by 0.
-        of_cache = jnp.where(some[:, None], of_cache, 1.0)
-        return (
-            resampled_total(rows.batch.scores, of_batch, variant=loss_variant),
-            resampled_total(rows.further.scores, of_cache, variant=loss_variant),
-            some,
-        )
+        counts = jnp.where(some[:, None], draw(1, rows.further, rows, context), 1.0)
+        return resampled_total(rows.further.scores, counts, variant=loss_variant), some
 
-    def loss(clicks: Clicks, of_rows: tuple[Array, Array, Array], context: Context) -> Array:
-        of_batch, of_cache, some = of_rows
+    def loss(clicks: Clicks, of_rows: tuple[Array, tuple[Array, Array]], context: Context) -> Array:
+        of_batch, (of_cache, some) = of_rows
         weight = jnp.where(some, context.hparams["cache_weight"], 0.0)
         in_batch, in_cache = (
             against_total(clicks.pos, total, loss_variant) for total in (of_batch, of_cache)
@@ -144,16 +144,11 @@ def xir(
 
     return retrieval(
         model,
-        totals=totals,
+        totals=(total_of_batch, total_of_cache),
         loss=loss,
-        further_items=lambda context: context.extra.items,
+        further=lambda context: FurtherItems(context.extra.items),
         fit=fit,
         prepare=prepare,
         hparams={"cache_weight": 0.5, "occurrence_decay": 1.0},
         **settings,
     )
-
-
-def _weighted(weights: Array, counts: Array) -> Array:
-    """Counts of all rows, whole numbers, in full float32 on every device."""
-    return jnp.matmul(weights, counts, precision="highest")

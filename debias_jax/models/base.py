@@ -6,7 +6,7 @@ those dicts.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import jax
@@ -19,7 +19,7 @@ from debias_jax.errors import ConfigError
 from debias_jax.types import Array, Key, Params
 
 MAX_FEATURE_BYTES = 16 * 2**20
-"""The largest feature table, which is compiled into every program that scores."""
+"""The largest table of features or bags, which are compiled into every program that scores."""
 
 
 class InitFn(Protocol):
@@ -294,6 +294,55 @@ def check_features(name: str, features: np.ndarray | None, n_rows: int) -> np.nd
             f"{MAX_FEATURE_BYTES // 2**20} MiB are taken, reduce their columns"
         )
     return features
+
+
+def check_bags(name: str, bags: Mapping[str, np.ndarray] | None, n_rows: int) -> dict[str, np.ndarray]:
+    """Bags of ids as int32 ``[n_rows, m]`` by name, none for None.
+
+    Args:
+        name: the argument, for the message.
+        bags: to check; ids count from 0, -1 is padding.
+        n_rows: users or items.
+
+    Raises:
+        ConfigError: a name cannot be that of a parameter, or ids are of another shape, no integers, below -1, none at
+            all, or larger than ``MAX_FEATURE_BYTES``.
+    """
+    if bags is None:
+        return {}
+    if not isinstance(bags, Mapping):
+        raise ConfigError(f"{name} must be a dict of arrays by the bag's name, got {type(bags).__name__}")
+    return {bag: _check_bag(f"{name}[{bag!r}]", bag, ids, n_rows) for bag, ids in bags.items()}
+
+
+def _check_bag(name: str, bag: str, ids: np.ndarray, n_rows: int) -> np.ndarray:
+    if not isinstance(bag, str) or not bag or "/" in bag:
+        raise ConfigError(f"{name}: the name of a bag must be a string that is not empty and has no '/'")
+    try:
+        ids = np.asarray(ids)
+    except ValueError:
+        raise ConfigError(f"{name} has rows of several lengths; fill them up with -1") from None
+    if ids.ndim != 2 or ids.shape[0] != n_rows or not ids.shape[1]:
+        raise ConfigError(f"{name} must be of shape ({n_rows}, m) with m >= 1, got {ids.shape}")
+    if ids.dtype.kind not in "iu":
+        raise ConfigError(
+            f"{name} must be integers, got dtype {ids.dtype}; number the values from 0 and fill rows up with -1"
+        )
+    bad = np.argwhere((ids < -1) | (ids >= np.iinfo(np.int32).max))
+    if len(bad):
+        row, column = bad[0]
+        raise ConfigError(
+            f"{name}[{row}, {column}] = {ids[row, column]} is no id; number the values from 0 and fill rows up with -1"
+        )
+    if not (ids >= 0).any():
+        raise ConfigError(f"{name} holds no id, only padding; leave the bag out")
+    ids = ids.astype(np.int32)
+    if ids.nbytes > MAX_FEATURE_BYTES:
+        raise ConfigError(
+            f"{name} takes {ids.nbytes / 2**20:.0f} MiB and is compiled into the programs; at most "
+            f"{MAX_FEATURE_BYTES // 2**20} MiB are taken, keep fewer ids a row"
+        )
+    return ids
 
 
 def param(key: Key, shape: tuple[int, ...], init_scale: float) -> nnx.Param:

@@ -22,6 +22,7 @@ _MANIFEST = "manifest.json"
 _WEIGHTS = "weights.safetensors"
 _INTERACTIONS = "interactions.safetensors"
 _FEATURES = "features.safetensors"
+_BAG = "{}_bags/"
 _VOCABULARY = "vocabulary.json"
 _CONFIG = "config.json"
 _SEPARATOR = "/"
@@ -41,6 +42,8 @@ class Bundle:
         popularity: float32 ``[n_items]``, the fallback score for unknown users, or None.
         user_features: float32 ``[n_users, d]`` that the model reads, or None.
         item_features: float32 ``[n_items, d]`` that the model reads, or None.
+        user_bags: by name int32 ``[n_users, m]`` that the model reads (see ``models.two_tower``), or None.
+        item_bags: by name int32 ``[n_items, m]`` that the model reads, or None.
         meta: whatever else was saved: metrics, versions.
 
     Raises:
@@ -56,6 +59,8 @@ class Bundle:
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
     user_features: np.ndarray | None = None
     item_features: np.ndarray | None = None
+    user_bags: dict[str, np.ndarray] | None = None
+    item_bags: dict[str, np.ndarray] | None = None
 
     def __post_init__(self):
         if self.seen is not None:
@@ -80,6 +85,16 @@ class Bundle:
                 if features.ndim != 2 or len(features) != len(ids) or not np.isfinite(features).all():
                     raise DataError(f"{name} must be finite, of shape ({len(ids)}, d), got {features.shape}")
                 object.__setattr__(self, name, features)
+        for name, ids in (("user_bags", self.users), ("item_bags", self.items)):
+            if getattr(self, name) is not None:
+                bags = {bag: np.asarray(values) for bag, values in getattr(self, name).items()}
+                for bag, values in bags.items():
+                    if values.ndim != 2 or len(values) != len(ids) or values.dtype.kind not in "iu":
+                        raise DataError(
+                            f"{name}[{bag!r}] must be integers of shape ({len(ids)}, m), got {values.dtype} "
+                            f"{values.shape}"
+                        )
+                object.__setattr__(self, name, {bag: values.astype(np.int32) for bag, values in bags.items()})
 
 
 def save_bundle(
@@ -94,11 +109,13 @@ def save_bundle(
     meta: dict[str, Any] | None = None,
     user_features: np.ndarray | None = None,
     item_features: np.ndarray | None = None,
+    user_bags: dict[str, np.ndarray] | None = None,
+    item_bags: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a bundle; the folder appears whole, and an older bundle there is replaced.
 
     It holds ``weights.safetensors``, ``interactions.safetensors``, ``vocabulary.json``, ``config.json``, for a model
-    that reads features ``features.safetensors``, and ``manifest.json``, which lists the sha256 of the others.
+    that reads features or bags ``features.safetensors``, and ``manifest.json``, which lists the sha256 of the others.
 
     Args:
         folder: the target; its parent must exist.
@@ -111,6 +128,8 @@ def save_bundle(
         meta: JSON values.
         user_features: see ``Bundle``.
         item_features: see ``Bundle``.
+        user_bags: see ``Bundle``.
+        item_bags: see ``Bundle``.
 
     Raises:
         CheckpointError: the folder exists and is not a bundle, or it cannot be written.
@@ -128,7 +147,19 @@ def save_bundle(
         >>> bundle.items.ids, bundle.params
         (('x', 'y', 'z'), {'bias': Array([0., 0., 0.], dtype=float32)})
     """
-    bundle = Bundle(params, users, items, config, seen, popularity, meta or {}, user_features, item_features)
+    bundle = Bundle(
+        params,
+        users,
+        items,
+        config,
+        seen,
+        popularity,
+        meta or {},
+        user_features=user_features,
+        item_features=item_features,
+        user_bags=user_bags,
+        item_bags=item_bags,
+    )
     weights = {name: jnp.asarray(leaf) for name, leaf in _flatten(params).items()}
     interactions = {}
     if bundle.seen is not None:
@@ -137,6 +168,8 @@ def save_bundle(
         interactions |= {"popularity": bundle.popularity}
     features = {"user": bundle.user_features, "item": bundle.item_features}
     features = {name: table for name, table in features.items() if table is not None}
+    for side, bags in (("user", bundle.user_bags), ("item", bundle.item_bags)):
+        features |= {_BAG.format(side) + bag: values for bag, values in (bags or {}).items()}
     texts = {
         _VOCABULARY: _json({"users": users.ids, "items": items.ids}, "vocabulary"),
         _CONFIG: _json(config, "config"),
@@ -207,7 +240,17 @@ def load_bundle(folder: str | os.PathLike) -> Bundle:
         meta=manifest["meta"],
         user_features=features.get("user"),
         item_features=features.get("item"),
+        user_bags=_bags(features, "user"),
+        item_bags=_bags(features, "item"),
     )
+
+
+def _bags(features: dict[str, Any], side: str) -> dict[str, Any] | None:
+    """The bags of one side of what ``features.safetensors`` holds, None if there are none."""
+    prefix = _BAG.format(side)
+    return {
+        key.removeprefix(prefix): values for key, values in features.items() if key.startswith(prefix)
+    } or None
 
 
 def _flatten(params: Params, prefix: str = "") -> dict[str, Any]:

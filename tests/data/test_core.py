@@ -75,6 +75,7 @@ def test_keep_ids_encodes_every_part_and_column(rng):
         propensities=np.full(20, 0.5),
     )
     data = as_dataset(log, context=log.take(np.arange(12, 20)), user_features=np.eye(4, dtype=np.float32))
+    data = data.replace(item_bags={"tags": np.array([[0, -1], [1, 2], [2, -1], [3, 0], [-1, -1]])})
     data = data.replace(validation=log.take([0, 7]), test=log.take([9, 19]), probably_exposed=log.take([6]))
     kept = core.keep_ids(data, np.array([1, 3]), np.array([0, 2, 4]))
     assert (kept.users.ids, kept.items.ids) == (("u1", "u3"), ("i0", "i2", "i4"))
@@ -86,6 +87,7 @@ def test_keep_ids_encodes_every_part_and_column(rng):
         for column in ("labels", "ratings", "propensities"):
             np.testing.assert_array_equal(getattr(found, column), getattr(rows, column)[stay])
     assert kept.user_features.tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    assert kept.item_bags["tags"].tolist() == [[0, -1], [2, -1], [-1, -1]] and kept.user_bags is None
 
 
 def test_refusals():

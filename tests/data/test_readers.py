@@ -94,6 +94,54 @@ def test_movielens_in_its_three_forms(data_dir, tmp_path):
         assert other.items == data.items
 
 
+def movie(number, *genres, flag="1"):
+    flags = [flag if name in genres else "0" for name in movielens.GENRES]
+    return "|".join([str(number), "Caf\xe9 (1995)", "01-Jan-1995", "", "http://x", *flags])
+
+
+@pytest.mark.parametrize("name", ["u.item", "u.item.gz"])
+def test_movielens_reads_genres_where_they_are(tmp_path, name):
+    path = write(tmp_path / "u.data", ["10\t300\t5\t7", "9\t20\t3\t8", "9\t7\t3\t8"])
+    assert movielens.load_100k(path, strict_counts=False).item_bags is None
+    movies = [movie(300, "Western", "Action"), movie(8, "War"), movie(7), movie(20, "unknown"), ""]
+    text = "\n".join(movies).encode("latin-1")
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    for where in (path, tmp_path):
+        log = movielens.load_100k(where, strict_counts=False)
+        assert log.items.ids == ("7", "20", "300")
+        assert log.item_bags["genres"].tolist() == [[-1, -1], [0, -1], [1, 18]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([movie(20), "300|a|b"], r"u\.item:2: not a movie with id, title, .* and 19 flags of genres"),
+        ([movie("x"), movie(20)], r"u\.item:1: not a movie"),
+        ([movie(20), movie(300, "War", flag="2")], r"u\.item:2: not a movie"),
+        ([movie(20)], r"u\.item has no movie 300, which is rated; restore the file, or take it away"),
+    ],
+)
+def test_a_movie_table_that_is_none_is_refused(tmp_path, lines, message):
+    path = write(tmp_path / "u.data", ["10\t300\t5\t7", "9\t20\t3\t8"])
+    (tmp_path / "u.item").write_text("\n".join(lines), encoding="latin-1")
+    with pytest.raises(DataError, match=message):
+        movielens.load_100k(path, strict_counts=False)
+
+
+def test_movielens_genres_of_the_published_file(data_dir):
+    log = movielens.load_100k(data_dir / "ml-100k")
+    genres = log.item_bags["genres"]
+    assert genres.shape == (1682, 6)
+    # Toy Story is animation, for children, and a comedy.
+    assert [movielens.GENRES[genre] for genre in genres[0] if genre >= 0] == [
+        "Animation",
+        "Children's",
+        "Comedy",
+    ]
+    # The published table counts 725 dramas and two movies of an unknown genre.
+    assert ((genres == movielens.GENRES.index("Drama")).sum(), (genres == 0).sum()) == (725, 2)
+
+
 def test_movielens_compacts_ids_in_numeric_order(tmp_path):
     path = write(tmp_path / "u.data", ["10\t300\t5\t7", "9\t20\t3\t8"])
     data = movielens.load_100k(path, strict_counts=False)

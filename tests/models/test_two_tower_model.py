@@ -118,7 +118,9 @@ def test_features_alone_score_ids_that_were_never_trained(rng):
 def test_messages():
     with pytest.raises(ConfigError, match=r"hidden\[1\] must be an integer of at least 1, got 0"):
         models.two_tower(3, 6, dim=4, hidden=(8, 0))
-    with pytest.raises(ConfigError, match="the item tower has no input: give item_features, or set ids=True"):
+    with pytest.raises(
+        ConfigError, match="the item tower has no input: give item_features or item_bags, or set"
+    ):
         models.two_tower(3, 6, dim=4, user_features=np.eye(3), ids=False)
     with pytest.raises(
         ConfigError, match=r"user_features must be of shape \(3, d\) with d >= 1, got \(6, 6\)"
@@ -171,3 +173,138 @@ def test_normalised_towers_give_cosines_over_the_temperature(rng):
     np.testing.assert_allclose(cosine.apply(params, users, items), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="temperature must be positive, got 0"):
         models.two_tower(3, 6, dim=4, temperature=0)
+
+
+GENRES = np.array([[0, 3], [2, -1], [-1, -1], [3, 3], [-1, 1], [0, -1]])
+WORDS = np.array([[1, 0, 2], [0, -1, -1], [2, -1, 2], [-1, 1, -1], [-1, -1, -1], [2, 1, 0]])
+PLACES = np.array([[1], [0], [-1]])
+
+
+def averaged(params, bags, row, reduction):
+    """What a tower reads of its bags, id by id."""
+    read = []
+    for name, bag in bags.items():
+        table = np.asarray(params["bags"][name])
+        total, length = np.zeros(table.shape[1]), 0
+        for value in bag[row]:
+            if value != -1:
+                total, length = total + table[value], length + 1
+        read.append(total / max(length, 1) if reduction == "mean" else total)
+    return np.concatenate(read)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_tower_reads_the_mean_of_a_bags_vectors(rng, ids, reduction):
+    bags = {"genres": GENRES, "title words": WORDS}
+    options = {"hidden": (7,), "ids": ids, "bag_reduction": reduction}
+    model = models.two_tower(
+        3,
+        6,
+        dim=4,
+        item_features=WORDS[:, :1],
+        user_bags={"places": PLACES},
+        item_bags=bags,
+        **options,
+    )
+    params, apply = drawn(model, rng), jax.jit(model.apply)
+    assert jax.tree.map(jnp.shape, params["item"]["bags"]) == {"genres": (4, 4), "title words": (3, 4)}
+    assert jax.tree.map(jnp.shape, params["user"]["bags"]) == {"places": (2, 4)}
+    p = jax.tree.map(np.asarray, params)
+    user = [averaged(p["user"], {"places": PLACES}, row, reduction) for row in range(3)]
+    # Ids come first, then features, then bags in the order given.
+    item = [np.concatenate([WORDS[row, :1], averaged(p["item"], bags, row, reduction)]) for row in range(6)]
+    for user_shape, item_shape in SHAPES:
+        users, items = rng.integers(0, 3, user_shape), rng.integers(0, 6, item_shape)
+        logits = np.asarray(apply(params, jnp.asarray(users), jnp.asarray(items)))
+        every_user, every_item = np.broadcast_arrays(users, items)
+        for index in np.ndindex(every_user.shape):
+            u, i = every_user[index], every_item[index]
+            expected = tower(p["user"], user, u) @ tower(p["item"], item, i)
+            # Sums of some 30 products of numbers up to 100.
+            np.testing.assert_allclose(logits[index], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_an_empty_bag_is_the_zero_vector_and_one_id_twice_that_of_once():
+    model = models.two_tower(3, 6, dim=4, item_bags={"genres": GENRES}, ids=False, user_features=np.eye(3))
+    params = jax.jit(model.init)(jax.random.key(0))
+    other = jax.tree.map(lambda x: x, params)
+    other["item"]["bags"]["genres"] = params["item"]["bags"]["genres"] + 1.0
+    vectors, moved = (np.asarray(model.item_tower(p, jnp.arange(6))) for p in (params, other))
+    # Layers start without a bias.
+    np.testing.assert_array_equal(vectors[2], 0.0)
+    np.testing.assert_array_equal(moved[2], 0.0)
+    assert (np.abs(moved - vectors).max(axis=1) > 0).tolist() == [True, True, False, True, True, True]
+    single = models.two_tower(
+        3, 6, dim=4, item_bags={"genres": GENRES[:, 1:]}, ids=False, user_features=np.eye(3)
+    )
+    np.testing.assert_array_equal(single.item_tower(params, jnp.arange(6))[3], vectors[3])
+
+
+@pytest.mark.parametrize("n", [1, 8], ids=["asked", "all"])
+def test_gradients_reach_the_values_of_the_asked_rows_alone(rng, n):
+    model = models.two_tower(3, 6, dim=4, item_bags={"genres": GENRES, "words": WORDS})
+    params = drawn(model, rng)
+
+    def loss(params, item):
+        users, items = jnp.zeros(n, jnp.int32), jnp.full(n, item)
+        return jnp.mean(model.apply(params, users, items) ** 2)
+
+    gradients = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(params, jnp.arange(6))["item"]["bags"]
+    for name, bag in (("genres", GENRES), ("words", WORDS)):
+        for item in range(6):
+            reached = np.flatnonzero(np.abs(gradients[name][item]).max(axis=1) > 0)
+            assert reached.tolist() == sorted({*bag[item]} - {-1}), (name, item)
+
+
+def test_bags_alone_score_ids_out_of_range_nan():
+    model = models.two_tower(
+        3, 6, dim=4, ids=False, user_bags={"places": PLACES}, item_bags={"genres": GENRES}
+    )
+    params = jax.jit(model.init)(jax.random.key(0))
+    users, items = jnp.asarray([0, 3, 0, -1]), jnp.asarray([5, 0, 6, 0])
+    np.testing.assert_array_equal(jnp.isnan(model.apply(params, users, items)), [False, True, True, True])
+    alone = [bool(jnp.isnan(model.apply(params, users[n : n + 1], items[n : n + 1]))[0]) for n in range(4)]
+    assert alone == [False, True, True, True]
+    gradient = jax.grad(lambda p: model.apply(p, users[1:3], items[1:3]).sum())(params)
+    np.testing.assert_array_equal(gradient["item"]["bags"]["genres"][1:3], 0.0)
+
+
+def test_a_model_without_bags_starts_as_one_with_bags_does():
+    """The tables of bags are drawn last in a tower: an earlier result is that of the same seed."""
+    plain = models.two_tower(3, 6, dim=4).init(jax.random.key(0))
+    with_bags = models.two_tower(3, 6, dim=4, item_bags={"genres": GENRES}).init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, plain["user"], with_bags["user"])
+    np.testing.assert_array_equal(plain["item"]["embedding"], with_bags["item"]["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("bags", "message"),
+    [
+        ([GENRES], r"item_bags must be a dict of arrays by the bag's name, got list"),
+        ({"": GENRES}, r"item_bags\[''\]: the name of a bag must be a string that is not empty"),
+        ({"a/b": GENRES}, r"item_bags\['a/b'\]: the name of a bag must be a string .* has no '/'"),
+        ({3: GENRES}, r"item_bags\[3\]: the name of a bag must be a string"),
+        ({"it": GENRES[:5]}, r"item_bags\['it'\] must be of shape \(6, m\) with m >= 1, got \(5, 2\)"),
+        ({"it": GENRES[:, 0]}, r"item_bags\['it'\] must be of shape \(6, m\)"),
+        ({"it": GENRES[:, :0]}, r"item_bags\['it'\] must be of shape \(6, m\)"),
+        (
+            {"it": [[0], [0, 1], [], [], [], []]},
+            r"item_bags\['it'\] has rows of several lengths; fill them up",
+        ),
+        ({"it": GENRES.astype(float)}, r"item_bags\['it'\] must be integers, got dtype float64; number"),
+        ({"it": GENRES > 0}, r"item_bags\['it'\] must be integers, got dtype bool"),
+        ({"it": GENRES - 1}, r"item_bags\['it'\]\[1, 1\] = -2 is no id; number the values from 0 and fill"),
+        ({"it": np.where(GENRES < 1, 2**31, 0)}, r"item_bags\['it'\]\[0, 0\] = 2147483648 is no id"),
+        ({"it": np.full((6, 2), -1)}, r"item_bags\['it'\] holds no id, only padding; leave the bag out"),
+        ({"it": np.zeros((6, 2**20), np.int32)}, r"item_bags\['it'\] takes 24 MiB .* at most 16 MiB"),
+    ],
+)
+def test_bags_that_do_not_fit_are_refused(bags, message):
+    with pytest.raises(ConfigError, match=message):
+        models.two_tower(3, 6, dim=4, item_bags=bags)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="unknown bag_reduction 'max'"):
+        models.two_tower(3, 6, dim=4, item_bags={"genres": GENRES}, bag_reduction="max")

@@ -85,6 +85,27 @@ def test_history_and_popularity_may_be_left_out(tmp_path):
     assert (loaded.seen, loaded.popularity, loaded.params, loaded.meta) == (None, None, {}, {})
 
 
+def test_bags_that_the_model_reads_come_along(tmp_path):
+    bags = {
+        "genres": np.array([[0, 2], [1, -1], [-1, -1], [2, 2]]),
+        "words of titles": np.array([[5], [0], [-1], [1]]),
+    }
+    save_bundle(tmp_path / "b", **parts(item_bags=bags))
+    bundle = load_bundle(tmp_path / "b")
+    assert bundle.user_bags is None and bundle.item_features is None
+    assert sorted(bundle.item_bags) == sorted(bags)
+    for name, values in bundle.item_bags.items():
+        assert values.dtype == np.int32
+        np.testing.assert_array_equal(values, bags[name])
+    with pytest.raises(
+        DataError, match=r"user_bags\['it'\] must be integers of shape \(5, m\), got int64 \(4, 2\)"
+    ):
+        parts_of = parts(user_bags={"it": bags["genres"]})
+        save_bundle(tmp_path / "c", **parts_of)
+    with pytest.raises(DataError, match=r"item_bags\['it'\] must be integers .* got float64 \(4, 2\)"):
+        save_bundle(tmp_path / "c", **parts(item_bags={"it": bags["genres"] / 2}))
+
+
 def test_features_that_the_model_reads_come_along(tmp_path):
     features = {"user_features": np.eye(5), "item_features": np.arange(8.0).reshape(4, 2)}
     save_bundle(tmp_path / "b", **parts(**features))

@@ -50,6 +50,18 @@ def test_vectors_come_back_with_their_ids_and_give_the_scores(bundle, tmp_path, 
     np.testing.assert_allclose(np.take_along_axis(scores, positions, axis=1), expected, atol=2e-5)
 
 
+def test_towers_with_bags_are_exported_as_vectors(bundle, tmp_path):
+    genres = np.where(np.arange(3 * N_ITEMS).reshape(N_ITEMS, 3) % 5 < 4, np.arange(3), -1)
+    model = models.two_tower(N_USERS, N_ITEMS, dim=4, hidden=(), item_bags={"genres": genres})
+    params = model.init(jax.random.key(0))
+    towers = {"user_tower": model.user_tower, "item_tower": model.item_tower}
+    serving.export(tmp_path / "out", dataclasses.replace(bundle, params=params), **towers, index="none")
+    vectors = serving.load_index(tmp_path / "out").vectors
+    queries = serving.tower_vectors(model.user_tower, params, N_USERS)
+    scores = model.apply(params, jnp.arange(N_USERS)[:, None], jnp.arange(N_ITEMS)[None, :])
+    np.testing.assert_allclose(queries @ vectors.T, scores, atol=1e-6)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
 def test_exact_search_is_a_sort_in_any_chunks(rng, chunk):
     queries, vectors = rng.integers(-3, 4, (6, 3)), rng.integers(-3, 4, (29, 3))

@@ -10,9 +10,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from debias_jax import losses, sampling
+from debias_jax import data, losses, methods, models, sampling, training
+from debias_jax.methods._score_matrix import ClickBatch
 
 POPULARITY = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
 SCORES = np.array([-0.5, 0.8, 0.0, 1.2, -1.0, 0.4])
@@ -263,6 +265,53 @@ def test_resampling_only_adds_variance():
     resampled = spread(of_batch @ law, of_batch @ second)
     assert np.abs(of_batch @ law - expected_resampled("mean", 8)).max() < 1e-9
     assert resampled > 1.3 * own
+
+
+@pytest.mark.parametrize("cache", ["recomputed", "stale"])
+def test_a_cache_of_the_last_items_is_a_larger_batch(cache):
+    """The gradient of ``ssl_pop`` with a full cache, all batches of two clicks and all caches of K items enumerated.
+
+    A user's vector is its scores and the items' are unit vectors, so that the user's gradient is by item. It is that of
+    a larger batch with both caches, the items' own with the recomputed one.
+    """
+    n_batch, gaps = 2, []
+    log = training.train_data(data.synthetic.generate(seed=0, n_users=2, n_items=N_ITEMS, mean_exposure=0.9))
+    log = log._replace(popularity=jnp.asarray(np.sqrt(POPULARITY / POPULARITY.max()), jnp.float32))
+    for size in (2, 6):
+        method = methods.ssl_pop(
+            models.mf(2, N_ITEMS, dim=N_ITEMS), batch_size=n_batch, cache_size=size, cache=cache
+        )
+        state = method.init(jax.random.key(0), log, {"weight_decay": 0.0})
+        towers = {"user": jnp.asarray(np.stack([SCORES, SCORES]), jnp.float32), "item": jnp.eye(N_ITEMS)}
+        state = state._replace(params={"prediction": towers})
+
+        def gradient(batch, cached, method=method, state=state, size=size):
+            kept = state.extra._replace(items=cached, n_filled=jnp.int32(size))
+            if cache == "stale":
+                kept = kept._replace(vectors=jnp.eye(N_ITEMS)[cached])
+            clicks = ClickBatch(jnp.zeros(n_batch, jnp.int32), batch, jnp.ones(n_batch, bool))
+            after, _ = method.step(state._replace(extra=kept), log, clicks, jax.random.key(0))
+            first = optax.tree.get(after.opt_state["prediction"], "mu")
+            # An item's gradient is a multiple of the user's vector.
+            of_items = first["item"] @ jnp.asarray(SCORES / (SCORES @ SCORES), jnp.float32)
+            return jnp.stack([first["user"][0], of_items]) / 0.1
+
+        batches, caches = counts_of(n_batch), counts_of(size)
+        slots = [
+            jnp.asarray([np.repeat(np.arange(N_ITEMS), row) for row in counts], jnp.int32)
+            for counts in (batches, caches)
+        ]
+        every = jax.jit(jax.vmap(jax.vmap(gradient, in_axes=(None, 0)), in_axes=(0, None)))(*slots)
+        chances = [probability(counts, POPULARITY)[0] for counts in (batches, caches)]
+        weights, of_items = np.einsum("b,c,bcki->ki", *chances, np.asarray(every, np.float64)) + POPULARITY
+        np.testing.assert_allclose(weights, expected_in_batch("log_q", n_batch + size), atol=2e-6)
+        # Vectors that were kept push no item: of what pushes them the columns of the batch have their share alone.
+        reached = n_batch / (n_batch + size) if cache == "stale" else 1.0
+        np.testing.assert_allclose(of_items, reached * weights, atol=2e-6)
+        gaps.append(distance(weights, "softmax"))
+    # As 1 / (B + K): 4 and 8 columns.
+    assert 1.6 < gaps[0] / gaps[1] < 2.6
+    assert gaps[0] < distance(expected_in_batch("log_q", n_batch), "softmax")
 
 
 def _cache_of(variant, decay, *, size=64, n_steps=150, n_items=200):
