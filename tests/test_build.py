@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from debias_jax import _build, _config, _fit, data, experiment, methods, training
+from debias_jax import _build, _config, _datasets, _fit, data, experiment, methods, training
 from debias_jax.errors import ConfigError, DataError
 
 
@@ -137,7 +137,7 @@ def test_bags_travel_with_the_bundle(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     log = data.synthetic.generate(seed=0, n_users=40, n_items=25, mean_exposure=0.3)
     genres = np.where(rng.random((25, 3)) < 0.6, rng.integers(0, 7, (25, 3)), -1)
-    monkeypatch.setitem(_build.DATASETS, "synthetic", lambda: log.replace(item_bags={"genres": genres}))
+    monkeypatch.setitem(_datasets.DATASETS, "synthetic", lambda: log.replace(item_bags={"genres": genres}))
     config = _config_of("ssl_pop", model={"name": "two_tower", "features": True})
     with config.unlocked():
         config.data.options = {}
