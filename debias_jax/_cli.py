@@ -1,5 +1,6 @@
 """What the launch scripts share: the config flag, errors as one line, and where progress goes."""
 
+import ast
 import os
 import pathlib
 import re
@@ -39,10 +40,34 @@ class _ConfigParser(flags.ArgumentParser):
             raise ConfigError(f"there is no config file {file}; {hint}")
         config = self._loader.parse(path)
         for argument in sys.argv[1:]:
-            override = re.match(rf"--?(?:no)?{self.name}\.([^=]+)", argument)
+            override = re.match(rf"--?(?:no)?{self.name}\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
             if override:
+                _add_setting(config, override[1], override[2])
                 _check_key(config, self.name, override[1])
         return config
+
+
+def _add_setting(config: ConfigDict, key: str, value: str | None) -> None:
+    """Makes room for a hyperparameter or an option that a variant has not set: the method says whether it has it.
+
+    An override takes the type of what it replaces, so that a value of the right type stands there first.
+    """
+    parts = key.split(".")
+    if len(parts) != 4 or parts[0] != "variants" or parts[2] not in ("hparams", "options") or value is None:
+        return
+    entry = config.get("variants", {}).get(parts[1])
+    if entry is None or parts[3] in entry[parts[2]]:
+        return
+    try:
+        literal = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        literal = value
+    if parts[2] == "hparams":
+        if isinstance(literal, bool) or not isinstance(literal, int | float):
+            raise ConfigError(f"--config.{key} must be a number, got {value!r}")
+        literal = float(literal)
+    with config.unlocked():
+        entry[parts[2]][parts[3]] = literal
 
 
 def _check_key(config: ConfigDict, path: str, key: str) -> None:

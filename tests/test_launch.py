@@ -133,6 +133,12 @@ class TestRoundTrip:
         mean = json.loads((workdir / "results.json").read_text())["metrics"]["ndcg@5"]["mean"]
         assert f"{mean:.4f}" in table
 
+    def test_a_flag_sets_what_the_variant_leaves_to_its_method(self, scripts, tmp_path):
+        own = ["--config.variants.mf.hparams.weight_decay=1", "--config.variants.mf.options.frame=observed"]
+        scripts.succeed("train", SYNTHETIC, *TINY, *own, f"--workdir={tmp_path}/mf")
+        variant = json.loads((tmp_path / "mf" / "config.json").read_text())["variants"]["mf"]
+        assert variant["hparams"]["weight_decay"] == 1.0 and variant["options"]["frame"] == "observed"
+
     def test_evaluate_prints_the_table_of_the_run(self, scripts, trained):
         workdir, _ = trained
         table = (workdir / "table.txt").read_text()
@@ -264,6 +270,22 @@ class TestWrongSettings:
             ("train", [SYNTHETIC, "--config.train.epocs=3"], ["config.train.epocs", "did you mean 'epochs'"]),
             ("train", [SYNTHETIC, "--config.trian.epochs=3"], ["config.trian", "did you mean 'train'"]),
             ("train", [SYNTHETIC, "--config.train.epochs.x=3"], ["config.train.epochs.x", "has no keys"]),
+            (
+                "train",
+                [SYNTHETIC, "--config.variants.mf.hparams.lrr=1"],
+                ["'lrr' of mf", "did you mean 'lr'"],
+            ),
+            ("train", [SYNTHETIC, "--config.variants.mf.options.fram=x"], ["'fram' of mf", "mean 'frame'"]),
+            (
+                "train",
+                [SYNTHETIC, "--config.variants.mff.hparams.lr=1"],
+                ["variants.mff", "did you mean 'mf'"],
+            ),
+            (
+                "train",
+                [SYNTHETIC, "--config.variants.mf.hparams.lr=fast"],
+                ["config.variants.mf.hparams.lr", "must be a number, got 'fast'"],
+            ),
             (
                 "train",
                 [SYNTHETIC, "--config.train.epochs=abc"],

@@ -8,7 +8,7 @@ import optax
 
 from debias_jax import losses
 from debias_jax.errors import ConfigError
-from debias_jax.methods.base import PredictFn, Range, TrainState
+from debias_jax.methods.base import PredictFn, TrainState
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, total_and_count
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
@@ -121,9 +121,6 @@ class ExposureTerms:
 EXPOSURE_HPARAMS = {**ADAM_HPARAMS, "outer_lr": 1e-3, "min_exposure": 0.0}
 """Hyperparameters of methods with an exposure group: ``outer_lr`` is its step size, ``min_exposure`` the lower clip of
 the exposure in the losses of clicks."""
-
-EXPOSURE_RANGES = {"min_exposure": Range(0.0, 1.0)}
-"""Of all methods that clip an exposure."""
 
 
 def exposure_group(exposure_model: Model) -> Group:

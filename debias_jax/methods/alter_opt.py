@@ -2,7 +2,6 @@
 
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
-    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -63,5 +62,4 @@ def alter_opt(
         predict=predict_logits(model),
         hparams=EXPOSURE_HPARAMS,
         exposure=terms.estimate,
-        ranges=EXPOSURE_RANGES,
     )

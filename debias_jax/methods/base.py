@@ -149,7 +149,8 @@ class Method(NamedTuple):
         hparams: name and default of every numeric hyperparameter.
         exposure: see ``ExposureFn``; None of methods that estimate none.
         frame: of a method that reads histories, which samples it learns from; None for methods of pairs.
-        ranges: of hyperparameters that not every number is sense for; ``training.fit`` refuses others.
+        ranges: of hyperparameters that not every number is sense for, besides those of ``range_of``; ``training.fit``
+            refuses others.
     """
 
     init: InitFn
@@ -160,6 +161,33 @@ class Method(NamedTuple):
     exposure: ExposureFn | None = None
     frame: SequenceFrame | None = None
     ranges: dict[str, Range] | None = None
+
+
+_SHARE = Range(0.0, 1.0)
+_POSITIVE = Range(0.0, without_ends=True)
+_NOT_NEGATIVE = Range(0.0)
+
+_RANGES = {
+    **dict.fromkeys(("min_propensity", "min_exposure"), _SHARE),
+    # Shares of two parts, of which the other has what is left.
+    **dict.fromkeys(("bias_weight", "propensity_bias_weight", "combined_weight", "cache_weight"), _SHARE),
+    **dict.fromkeys(("occurrence_decay", "frequency_rate"), _SHARE),
+    **dict.fromkeys(("observed_weight", "pseudo_count"), _POSITIVE),
+    "stabilization": _NOT_NEGATIVE,
+}
+"""Of hyperparameters that mean the same in every method that has them."""
+
+
+def range_of(method: Method, name: str) -> Range | None:
+    """The values that a hyperparameter of a method may take, or None if all of them are.
+
+    Its ``ranges`` come first; then names that mean the same everywhere: step sizes (``lr``, ``outer_lr``), weight
+    decays and weights of losses are not negative, clips are probabilities.
+    """
+    own = (method.ranges or {}).get(name) or _RANGES.get(name)
+    if own is None and name.endswith(("lr", "_weight", "weight_decay")):
+        return _NOT_NEGATIVE
+    return own
 
 
 class PairBatch(NamedTuple):

@@ -1,7 +1,6 @@
 """BiOpt2: Biif's bi-level step without its validation set."""
 
 from debias_jax.methods._terms import (
-    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -72,5 +71,4 @@ def bi_opt2(
         inner_step=inner_step,
         reduction=reduction,
         exposure=terms.estimate,
-        ranges=EXPOSURE_RANGES,
     )

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from debias_jax._checks import check_choice
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
-    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -121,7 +120,6 @@ def biif(
         inner_step=inner_step,
         reduction=reduction,
         exposure=terms.estimate,
-        ranges=EXPOSURE_RANGES,
     )
 
 

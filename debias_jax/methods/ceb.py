@@ -7,7 +7,6 @@ from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
-    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -124,5 +123,4 @@ def ceb(
         predict=predict_logits(model),
         hparams=HPARAMS,
         exposure=terms.estimate,
-        ranges=EXPOSURE_RANGES,
     )

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from debias_jax import losses, optimizers, sampling
 from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
-from debias_jax.methods._terms import EXPOSURE_RANGES, ItemVectors
+from debias_jax.methods._terms import ItemVectors
 from debias_jax.methods.base import Method, TrainData, TrainState, check_tables, resolve_hparams
 from debias_jax.methods.batching import PartBatch, clicks_in_parts, part_size
 from debias_jax.models.base import Model
@@ -247,7 +247,7 @@ def cjmf(
         every = jnp.arange(data.matrix_size[1], dtype=jnp.int32)
         return jnp.mean(_exposures(base, state.extra["popularity"], every), axis=0)[items]
 
-    return Method(init, batches, step, predict, own_hparams, exposure, ranges=EXPOSURE_RANGES)
+    return Method(init, batches, step, predict, own_hparams, exposure)
 
 
 def _clip_logits(logits: Array) -> Array:

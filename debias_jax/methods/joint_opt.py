@@ -2,7 +2,6 @@
 
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
-    EXPOSURE_RANGES,
     ExposureTerms,
     ItemVectors,
     exposure_group,
@@ -68,5 +67,4 @@ def joint_opt(
         predict=predict_logits(model),
         hparams=EXPOSURE_HPARAMS,
         exposure=terms.estimate,
-        ranges=EXPOSURE_RANGES,
     )

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from debias_jax import losses
-from debias_jax.methods._terms import EXPOSURE_RANGES, popularity_exposure, predict_logits, prediction_group
+from debias_jax.methods._terms import popularity_exposure, predict_logits, prediction_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
@@ -62,5 +62,4 @@ def relmf(
         predict=predict_logits(model),
         hparams=HPARAMS,
         exposure=popularity_exposure,
-        ranges=EXPOSURE_RANGES,
     )

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from debias_jax import losses, sampling
-from debias_jax.methods._terms import EXPOSURE_RANGES, popularity_exposure, predict_logits, prediction_group
+from debias_jax.methods._terms import popularity_exposure, predict_logits, prediction_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import clicks_and_other_items
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
@@ -72,5 +72,4 @@ def ubpr(model: Model, *, batch_size: int = 1024, n_negatives: int = 1, clipped:
         predict=predict_logits(model),
         hparams=HPARAMS if clipped else {name: value for name, value in HPARAMS.items() if name != "beta"},
         exposure=popularity_exposure,
-        ranges=EXPOSURE_RANGES,
     )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from debias_jax.errors import CheckpointError, ConfigError, DivergedError
-from debias_jax.methods.base import Method, TrainData, TrainState
+from debias_jax.methods.base import Method, TrainData, TrainState, range_of
 from debias_jax.training import early_stop
 from debias_jax.training._programs import EvaluateFn, programs_of
 from debias_jax.training.checkpoint import Checkpointer
@@ -358,7 +358,7 @@ def _stacked_hparams(method: Method, given: dict[str, Any], n_runs: int) -> dict
             raise ConfigError(
                 f"{name} has shape {values.shape}; give a scalar, or one value for each of {n_runs} runs"
             )
-        allowed = (method.ranges or {}).get(name)
+        allowed = range_of(method, name)
         # Under a caller's own transformation there are no values to look at.
         if allowed is not None and not isinstance(values, jax.core.Tracer):
             for value in np.ravel(values).tolist():

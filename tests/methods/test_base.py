@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from debias_jax import data, experiment, methods, models, training
-from debias_jax._build import build_method
+from debias_jax import data, methods, models, training
 from debias_jax.errors import ConfigError, DivergedError
 from debias_jax.methods import base, recipes
 
@@ -107,18 +106,26 @@ class TestRanges:
         with pytest.raises(ConfigError, match=rf"min_exposure is {value:g}; it must be in \[0, 1\]"):
             fit(method, train, min_exposure=value)
 
-    def test_every_method_with_a_least_exposure_has_its_range(self):
-        """A new method that clips an exposure cannot forget it."""
-        sizes = {"n_users": N_USERS, "n_items": N_ITEMS}
-        config = experiment.base_config()
-        built = {
-            name: build_method(config, {**entry, "model": {}}, **sizes)
-            for name, entry in experiment.implicit_variants({}).items()
-        }
-        clipped = {name for name, method in built.items() if "min_exposure" in method.hparams}
-        assert {"biif", "cjmf", "relmf"} <= clipped
-        for name in clipped:
-            assert built[name].ranges["min_exposure"] == base.Range(0.0, 1.0), name
+    @pytest.mark.parametrize(
+        ("name", "bad", "text"),
+        [
+            ("min_propensity", 2.0, r"\[0, 1\]"),
+            ("min_propensity", -1.0, r"\[0, 1\]"),
+            ("observed_weight", 0.0, r"\(0, inf\)"),
+            ("bias_weight", -3.0, r"\[0, 1\]"),
+            ("imputation_lr", -0.1, r"\[0, inf\)"),
+            ("weight_decay", -1e-3, r"\[0, inf\)"),
+        ],
+    )
+    def test_what_means_the_same_in_every_method(self, train, name, bad, text):
+        method = methods.dr_mse(mf(), mf(), models.additive_logistic(N_USERS, N_ITEMS), batch_size=32)
+        with pytest.raises(ConfigError, match=rf"{name} is {bad:g}; it must be in {text}"):
+            fit(method, train, **{name: bad})
+
+    def test_weights_of_losses_may_be_zero_and_what_has_no_range_is_taken_as_it_is(self):
+        method = methods.ssl_pop(mf())
+        assert base.range_of(method, "popularity_power") is None
+        assert base.range_of(method, "contrast_weight").holds(0.0)
 
     @pytest.mark.parametrize(
         ("name", "value", "text"),

@@ -11,7 +11,7 @@ import optax
 import pytest
 from reference import dr as reference
 
-from debias_jax import data, methods, models, training
+from debias_jax import _build, data, experiment, methods, models, training
 from debias_jax.errors import ConfigError
 from debias_jax.methods import cvr_batches
 
@@ -109,6 +109,20 @@ CASES = {
         _estimate("sndr"),
         lambda b: reference.badr_eq32(b.e, b.h, b.o, b.p, b.s, b.everyone),
     ),
+    "badr": (
+        _with_propensity("badr"),
+        _estimate("badr"),
+        lambda b: reference.badr_eq32(b.e, b.h, b.o, b.p, b.s, b.everyone),
+    ),
+    # The paper's ablation: another method's imputation under BADR's risk.
+    **{
+        f"badr_{name}": (
+            _with_propensity("badr", imputation=name),
+            _estimate("badr"),
+            _imputation(name),
+        )
+        for name in ("dr_jl", "mrdr", "dr_bias", "dr_mse")
+    },
     "d_dr": (_with_propensity("d_dr"), _raised(_estimate("dr")), _raised(_imputation("dr_jl"))),
     "tdr_cl": (
         _with_propensity("tdr_cl"),
@@ -359,6 +373,48 @@ def test_d_dr_lies_between_dr_jl_and_eib():
         between = Step(CASES["d_dr"][0]("pairs"), {"variance_weight": weight})
         for loss in ("loss/prediction", "loss/imputation"):
             np.testing.assert_allclose(between.logs[loss], end.logs[loss], rtol=1e-5)
+
+
+def test_badr_with_zeros_has_certain_negatives_and_no_imputation_model():
+    method = methods.badr(
+        MF, MF, PROPENSITY_MODEL, batch_size=16, propensity="popularity", imputation="zeros"
+    )
+    step = Step(method, {})
+    assert step.before.params["imputation"] == {}
+    b = step.at(_double(step.before.params["prediction"]), _double(MF.init(jax.random.key(0))), _popularity)
+    # What a sure negative costs: CE(s, 0) = log(1 + e^s).
+    prediction = _double(step.before.params["prediction"])
+    rows, where = step.batch.rows, np.asarray(step.batch.rows.where)
+    own = _scores(prediction, np.asarray(rows.users)[where], np.asarray(rows.items)[where])
+    pairs = jnp.broadcast_arrays(step.batch.population.users, step.batch.population.items)
+    everyone = _scores(prediction, *(np.asarray(x).ravel() for x in pairs))
+    zero, zeros = _cross_entropy(own, 0.0), _cross_entropy(everyone, 0.0)
+    expected = reference.badr(b.e, zero, b.o, b.p, b.s, zeros)
+    np.testing.assert_allclose(step.logs["loss/prediction"], expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ips", "badr", "stable_dr", "cvib", "damf", "escm2_dr"])
+def test_a_two_tower_model_with_features_takes_the_place_of_mf(name):
+    """The step reaches the network and the embeddings of both towers of the prediction."""
+    config = experiment.base_config()
+    with config.unlocked():
+        config.model.update({"name": "two_tower", "features": True, "dim": 3, "hidden": (4,)})
+        config.train.batch_size = 16
+    features = np.random.default_rng(0).normal(size=(N_ITEMS, 2))
+    entry = experiment.cvr_variants({})[name]
+    method = _build.build_method(config, entry, n_users=N_USERS, n_items=N_ITEMS, item_features=features)
+    state = method.init(jax.random.key(1), _data(), {})
+    batch = jax.tree.map(lambda x: x[0], method.batches(_data(), jax.random.key(2)))
+    after, _ = method.step(state, _data(), batch, jax.random.key(3))
+    before, after = state.params["prediction"], after.params["prediction"]
+    for side in ("user", "item"):
+        for part in ("embedding", "layers"):
+            moved = jax.tree.map(
+                lambda x, y: bool(np.any(np.asarray(x) != np.asarray(y))),
+                before[side][part],
+                after[side][part],
+            )
+            assert any(jax.tree.leaves(moved)), (side, part)
 
 
 def test_eib_knows_no_propensities():
