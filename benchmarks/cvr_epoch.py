@@ -5,8 +5,9 @@
 
 The PyTorch side is written for this comparison from the description of the released step: per step the propensities of
 the observed rows, a backward pass and Adam step of the prediction model, the same for the imputation model; a
-permutation of the rows and one of all pairs an epoch. Ours is ``methods.badr`` with the options of ``badr_released``,
-with a list of uniform pairs, with tiles and with one block. Sizes are the paper's. Every program runs once in each
+permutation of the rows and one of all pairs an epoch. Ours is ``methods.badr`` with the options of ``badr_released``
+but for the fit of its propensities, which comes before the epochs: with a list of uniform pairs, with tiles and with
+one block. What the frames do to AUC is in docs/badr.md. Sizes are the paper's. Every program runs once in each
 round, so that a change of the machine's mood hits all alike; times and ratios are medians over rounds. Without
 ``DEBIAS_DATA_DIR`` the rows are drawn at random in the data's sizes, which costs the same.
 """

@@ -5,7 +5,7 @@
 
 Settings of the paper: dim 64, batch 4096. ``badr_released`` is the released program with its published hyperparameters;
 all else is tuned. The group ``released`` keeps the program's schedule. Protocol ``badr`` at k = 50 (users without a
-positive count, see docs/protocols.md); ``mean_logit`` has AUC .8281, NDCG@50 .6547, recall@50 .7070 and no seed in it.
+positive count, see docs/protocols.md).
 Results: docs/results.md; what they say: docs/badr.md.
 """
 

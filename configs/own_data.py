@@ -23,10 +23,9 @@ from debias_jax import experiment
 IMPLICIT = experiment.implicit_variants({})
 CONVERSION = {
     name: entry
-    for name, entry in experiment.cvr_variants(
-        {}, settings={"frame": "pairs", "ratio": 4}, released={"ratio": 4}
-    ).items()
-    if name not in IMPLICIT
+    for name, entry in experiment.cvr_variants({}, settings={"frame": "pairs", "ratio": 4}).items()
+    # The released program is its settings for its own datasets.
+    if name not in (*IMPLICIT, *experiment.CVR_RELEASED)
 }
 
 _START = {"lr": 1e-2, "weight_decay": 1e-5}

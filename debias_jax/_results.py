@@ -217,7 +217,8 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
             interval = "-" if row["low"] is None else f"[{row['low']:+.4f}, {row['high']:+.4f}]"
             tests = [p for p in (row["p_users"], row["p_seeds"]) if p is not None]
             sure = bool(tests) and max(tests) < 0.05
-            verdict = "no difference shown" if not sure else "better" if row["difference"] > 0 else "worse"
+            shown = "better" if row["difference"] > 0 else "worse"
+            verdict = shown if sure else "no difference shown" if tests else "not tested"
             rows.append(
                 [
                     row["variant"],
@@ -231,7 +232,7 @@ def table(scored: Sequence[Scored], comparison: Sequence[dict[str, Any]], *, hea
         text += [
             "",
             f"against {base} on {headline}: paired bootstrap over users, paired t-test over seeds; "
-            "a verdict needs both p < .05, not corrected for the number of methods",
+            "a verdict needs each p < .05, not corrected for the number of methods",
             _columns(rows),
         ]
     return "\n".join(text)

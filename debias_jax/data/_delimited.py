@@ -44,6 +44,11 @@ class Delimited:
             raise DataError(f"{path}:1: the header is not UTF-8 text")
         check_columns(path, self.header, roles.values())
 
+    @property
+    def others(self) -> list[str]:
+        """Columns that have no role."""
+        return [name for name in self.header if name not in self.roles.values()]
+
     def place(self, line: int) -> str:
         """``file:line``."""
         return f"{self.path}:{line}"
@@ -141,6 +146,7 @@ class Parquet:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
         check_columns(path, columns, roles.values())
+        self.others = [name for name in columns if name not in roles.values()]
 
     def place(self, line: int) -> str:
         """``file, row n``."""
@@ -164,9 +170,11 @@ def check_columns(path: pathlib.Path, present: Sequence[str], wanted: Sequence[s
     """Raises unless each wanted column is present exactly once."""
     for name in wanted:
         if name not in present:
+            columns, hint = f"the columns are {', '.join(map(repr, present))}", nearest(name, present)
+            hint = f"{hint} ({columns})" if hint.startswith("did you mean") else columns
             raise DataError(
-                f"{path}:1: there is no column {name!r}; {nearest(name, present)} "
-                f"(the columns are {', '.join(map(repr, present))})"
+                f"{path}:1: there is no column {name!r}; {hint}; arguments name the columns to read (config: "
+                "--config.data.options.label=COLUMN, and label= for none)"
             )
         if list(present).count(name) > 1:
             raise DataError(f"{path}:1: the column {name!r} occurs {list(present).count(name)} times")

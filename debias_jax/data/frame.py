@@ -178,7 +178,8 @@ def read(
         raise DataError(f"{path}: no row has {split!r} = 'train'")
     train, validation, test = (log.take(rows) if rows.any() else None for rows in in_part)
     stem = pathlib.Path(path.name.removesuffix(".gz")).stem
-    dataset = Dataset(name or stem, train, validation, test, users, items, notes=(rule,))
+    notes = (rule, f"columns that are not read: {', '.join(table.others)}") if table.others else (rule,)
+    dataset = Dataset(name or stem, train, validation, test, users, items, notes=notes)
     if min_user_rows or min_item_rows:
         dataset = k_core(dataset, min_user_rows=min_user_rows, min_item_rows=min_item_rows)
     return dataset, summarise(

@@ -177,7 +177,7 @@ def calibrated(
         frame: ditto.
         ratio: ditto.
         weighting: ditto.
-        propensity: ditto, but a model must be fitted: ``"estimated"`` or ``"released"``.
+        propensity: ditto, but fitted: ``"estimated"``, ``"additive"`` or ``"released"``.
         propensity_batch_size: ditto.
         imputed_errors: ditto.
         order: ditto.

@@ -2,7 +2,7 @@
 
 | frame | rows of a step | population of a step |
 |---|---|---|
-| ``pairs`` | B observed rows, each once an epoch | G B pairs drawn uniformly (the released programs) |
+| ``pairs`` | B observed rows, each once an epoch | G B pairs drawn uniformly (released: a permutation of all) |
 | ``block`` | B observed rows, each once an epoch | random users x random items, G B pairs or a few less |
 | ``tiles`` | B observed rows, each once an epoch | several small blocks that share no user and no item, as many pairs |
 | ``uniform`` | G B pairs drawn uniformly, labels where observed | the rows themselves (BADR, eq. 13) |

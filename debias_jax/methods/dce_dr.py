@@ -53,8 +53,8 @@ def dce_dr(
         n_experts: number of experts of either kind.
         calibration_ratio: uniform pairs for each held-out pair in the fit of the propensity experts.
         propensity_calibration: ``"cross_entropy"``, which is over all pairs, or ``"released"``.
-        **settings: see ``methods.doubly_robust.DoublyRobustSettings``; ``propensity`` is ``"estimated"`` or
-            ``"released"``.
+        **settings: see ``methods.doubly_robust.DoublyRobustSettings``; ``propensity`` is ``"estimated"``,
+            ``"additive"`` or ``"released"``; with ``"additive"`` the experts' gate sees one number a user.
 
     Returns:
         The method; hyperparameters as ``dr_jl``, and ``calibration_lr``, ``calibration_weight_decay``,

@@ -44,8 +44,8 @@ def dce_tdr(
         n_experts: number of experts of either kind.
         calibration_ratio: uniform pairs for each held-out pair in the fit of the propensity experts.
         propensity_calibration: see ``dce_dr``.
-        **settings: see ``methods.doubly_robust.DoublyRobustSettings``; ``propensity`` is ``"estimated"`` or
-            ``"released"``.
+        **settings: see ``methods.doubly_robust.DoublyRobustSettings``; ``propensity`` is ``"estimated"``,
+            ``"additive"`` or ``"released"``; with ``"additive"`` the experts' gate sees one number a user.
 
     Returns:
         The method; hyperparameters as ``dce_dr``, ``"published"`` without ``observed_weight``.

@@ -34,8 +34,7 @@ def sndr(
     Freedom: no paper trains recommenders with it, so the imputation loss is a choice. ``imputation="dr_jl"`` learns
     the imputed errors by inverse propensity. ``"variance"`` makes the estimator's own variance small,
     :math:`\sum w^2 (d - \bar d)^2 / W^2` with :math:`d = e - \hat e`, its weighted mean :math:`\bar d` and
-    :math:`w = o/\hat p` (BADR, eq. 32); the level of the imputed errors is then free, and :math:`L_r` does not depend
-    on it.
+    :math:`w = o/\hat p` (BADR, eq. 32); the level of the imputed errors is then free, and cancels in :math:`L_r`.
 
     Args:
         model: the prediction model, any pairwise model.
