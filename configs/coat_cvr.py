@@ -5,7 +5,8 @@
 
 Settings of the paper: dim 16, batch 128. ``badr_released`` is the released program with its published hyperparameters;
 all else is tuned, but for ``badr_mmoe``, which is in no table. The group ``released`` keeps the program's schedule: 100
-epochs at most, a stopping rule on the training loss, the last state. Results: docs/results.md; what they say: docs/badr.md.
+epochs at most, a stopping rule on the training loss, the last state. Results: docs/results.md; what they say:
+docs/badr.md.
 """
 
 from debias_jax import experiment

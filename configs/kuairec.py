@@ -5,7 +5,8 @@
 
 Settings of the paper: dim 64, batch 4096. ``badr_released`` is the released program with its published hyperparameters;
 all else is tuned, but for ``badr_mmoe``, which is in no table. The group ``released`` keeps the program's schedule.
-Protocol ``badr`` at k = 50 (users without a positive count, see docs/protocols.md). Results: docs/results.md; what they say: docs/badr.md.
+Protocol ``badr`` at k = 50 (users without a positive count, see docs/protocols.md). Results: docs/results.md; what they
+say: docs/badr.md.
 """
 
 from debias_jax import experiment
