@@ -5,19 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference.retrieval import BATCH, DIM, MF, N_ITEMS, N_USERS, popularity, small_log
 
-from debias_jax import data, methods, models, training
+from debias_jax import methods, models, training
 from debias_jax.methods import _cross_batch
-
-N_USERS, N_ITEMS, DIM, BATCH = 14, 9, 3, 8
-MF = models.mf(N_USERS, N_ITEMS, dim=DIM, init_scale=0.7)
 
 
 @pytest.fixture(scope="module")
 def log():
-    return training.train_data(
-        data.synthetic.generate(seed=11, n_users=N_USERS, n_items=N_ITEMS, mean_exposure=0.6)
-    )
+    return small_log()
 
 
 def steps_of(method, log, *, n_steps=None, **hparams):
@@ -35,11 +31,6 @@ def gradient(before, after):
     """Adam's first moment is 0.9 of that before and a tenth of the gradient."""
     mu = [optax.tree.get(state.opt_state["prediction"], "mu") for state in (before, after)]
     return jax.tree.map(lambda old, new: (np.asarray(new) - 0.9 * np.asarray(old)) / 0.1, *mu)
-
-
-def popularity(log):
-    counts = np.bincount(np.asarray(log.clicks[1]), minlength=N_ITEMS)
-    return np.maximum(counts, 1) / counts.sum()
 
 
 @pytest.mark.parametrize("hits", [False, True], ids=["hits_kept", "hits_removed"])

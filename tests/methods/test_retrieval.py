@@ -5,20 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from reference.retrieval import BATCH, DIM, MF, N_ITEMS, N_USERS, popularity, small_log
 
-from debias_jax import data, losses, methods, models, sampling, training
+from debias_jax import losses, methods, models, sampling
 from debias_jax.errors import ConfigError
 from debias_jax.methods import _retrieval
-
-N_USERS, N_ITEMS, DIM, BATCH = 14, 9, 3, 8
-MF = models.mf(N_USERS, N_ITEMS, dim=DIM, init_scale=0.7)
 
 
 @pytest.fixture(scope="module")
 def log():
-    return training.train_data(
-        data.synthetic.generate(seed=11, n_users=N_USERS, n_items=N_ITEMS, mean_exposure=0.6)
-    )
+    return small_log()
 
 
 def one_step(method, log, number=-1, **hparams):
@@ -32,11 +28,6 @@ def one_step(method, log, number=-1, **hparams):
 def gradient(after):
     """Adam's first moment after one step is a tenth of the gradient."""
     return jax.tree.map(lambda mu: np.asarray(mu) / 0.1, optax.tree.get(after.opt_state["prediction"], "mu"))
-
-
-def popularity(log):
-    counts = np.bincount(np.asarray(log.clicks[1]), minlength=N_ITEMS)
-    return np.maximum(counts, 1) / counts.sum()
 
 
 def softmax_loss(scores, log_q, own, candidates, beta=1.0, twice=False):
