@@ -283,8 +283,8 @@ class TestWrongSettings:
             ),
             (
                 "train",
-                [SYNTHETIC, "--config.variants.mf.hparams.lr=fast"],
-                ["config.variants.mf.hparams.lr", "must be a number, got 'fast'"],
+                [SYNTHETIC, "--config.variants.mf.hparams.decay=fast"],
+                ["config.variants.mf.hparams.decay", "must be a number, got 'fast'"],
             ),
             (
                 "train",
