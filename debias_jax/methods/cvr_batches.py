@@ -54,7 +54,9 @@ def cvr_batches(
     if batch_size < 1 or ratio < 1:
         raise ValueError(f"batch_size and ratio must be at least 1, got {batch_size} and {ratio}")
     if ratio != int(ratio):
-        raise ValueError(f"ratio counts pairs for each observed row, so it must be a whole number, got {ratio}")
+        raise ValueError(
+            f"ratio counts pairs for each observed row, so it must be a whole number, got {ratio}"
+        )
 
     def uniform(data: TrainData, key: Key) -> CvrBatch:
         n_users, n_items = data.matrix_size
