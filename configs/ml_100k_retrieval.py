@@ -11,7 +11,7 @@ settings (dim 32, batch 256, 100 epochs) are those of the program of Chen et al.
 from debias_jax import experiment
 
 TUNED = {
-    # From launch/tune.py --config=configs/ml_100k_retrieval.py:NAME --trials=16; xir is untuned.
+    # From launch/tune.py --config=configs/ml_100k_retrieval.py:NAME --trials=16.
     "ssl": {"lr": 0.0004937842828420854, "weight_decay": 0.00023284314445264727},
     "ssl_pop": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
     "ssl_pop_sharp": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
@@ -23,6 +23,7 @@ TUNED = {
     },
     "bir": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
     "bir_mean": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
+    "xir": {"cache_weight": 1.0, "lr": 0.006647617011748392, "weight_decay": 0.00012520271062972841},
 }
 
 FIRST = {"default": [{"lr": 1e-3, "weight_decay": 1e-3}]}
