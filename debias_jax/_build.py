@@ -4,7 +4,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +107,23 @@ MODELS = {
 """Models by ``config.model.name``."""
 
 
-FEATURES = ("user_features", "item_features", "user_bags", "item_bags")
-"""What ``model.features`` lets a model read of a dataset, by the names that datasets and models have for it."""
+class Features(TypedDict, total=False):
+    """What ``model.features`` lets a model read of a dataset, by the names that datasets and models have for it.
+
+    Attributes:
+        user_features: ``[n_users, d]``.
+        item_features: ``[n_items, d]``.
+        user_bags: by name ``[n_users, m]``.
+        item_bags: by name ``[n_items, m]``.
+    """
+
+    user_features: np.ndarray | None
+    item_features: np.ndarray | None
+    user_bags: Mapping[str, np.ndarray] | None
+    item_bags: Mapping[str, np.ndarray] | None
+
+
+FEATURES = tuple(Features.__annotations__)
 
 
 def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,11 +160,8 @@ def build_model(
     *,
     n_users: int,
     n_items: int,
-    user_features: np.ndarray | None = None,
-    item_features: np.ndarray | None = None,
-    user_bags: Mapping[str, np.ndarray] | None = None,
-    item_bags: Mapping[str, np.ndarray] | None = None,
-    **changes,
+    bias: bool | None = None,
+    **features: Unpack[Features],
 ) -> models.Model:
     """The model of pairs of one variant.
 
@@ -158,37 +170,20 @@ def build_model(
         entry: one entry of ``config.variants``.
         n_users: size of the user vocabulary.
         n_items: size of the item vocabulary.
-        user_features: ``[n_users, d]``, read where ``model.features`` is set.
-        item_features: ``[n_items, d]``, likewise.
-        user_bags: by name ``[n_users, m]``, likewise.
-        item_bags: by name ``[n_items, m]``, likewise.
-        **changes: of ``config.model``.
+        bias: whether it has biases; None for what ``model.bias`` says.
+        **features: of the dataset, read where ``model.features`` is set.
 
     Raises:
         ConfigError: a name or an option is unknown, or the model does not fit the data.
     """
-    settings = {**model_settings(config, entry), **changes}
-    return MODELS[settings["name"]](
-        n_users,
-        n_items,
-        settings,
-        user_features=user_features,
-        item_features=item_features,
-        user_bags=user_bags,
-        item_bags=item_bags,
-    )
+    settings = model_settings(config, entry)
+    if bias is not None:
+        settings["bias"] = bias
+    return MODELS[settings["name"]](n_users, n_items, settings, **features)
 
 
 def build_method(
-    config: ConfigDict,
-    entry: Mapping[str, Any],
-    *,
-    n_users: int,
-    n_items: int,
-    user_features: np.ndarray | None = None,
-    item_features: np.ndarray | None = None,
-    user_bags: Mapping[str, np.ndarray] | None = None,
-    item_bags: Mapping[str, np.ndarray] | None = None,
+    config: ConfigDict, entry: Mapping[str, Any], *, n_users: int, n_items: int, **features: Unpack[Features]
 ) -> Method:
     """The method of one variant, with the models that its function asks for by argument name.
 
@@ -197,23 +192,13 @@ def build_method(
         entry: one entry of ``config.variants``.
         n_users: size of the user vocabulary.
         n_items: size of the item vocabulary.
-        user_features: ``[n_users, d]``, read where ``model.features`` is set.
-        item_features: ``[n_items, d]``, likewise.
-        user_bags: by name ``[n_users, m]``, likewise.
-        item_bags: by name ``[n_items, m]``, likewise.
+        **features: of the dataset, read where ``model.features`` is set.
 
     Raises:
         ConfigError: a name or an option is unknown, or the model does not fit the method or the data.
     """
     factory = choose("method", entry["method"], {name: getattr(methods, name) for name in methods.__all__})
     settings = model_settings(config, entry)
-
-    features = {
-        "user_features": user_features,
-        "item_features": item_features,
-        "user_bags": user_bags,
-        "item_bags": item_bags,
-    }
     pairwise = functools.partial(build_model, config, entry, n_users=n_users, n_items=n_items, **features)
 
     def multitask() -> models.Model | None:

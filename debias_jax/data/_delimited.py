@@ -6,7 +6,7 @@ where anything at all looks wrong, again by the ``csv`` module, which knows the 
 
 import csv
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from debias_jax.data._tables import open_text
@@ -26,6 +26,9 @@ class Delimited:
         separator: between two cells.
         roles: role -> name of the column in the file; frames have the roles as column names, all strings.
 
+    Attributes:
+        others: columns that have no role.
+
     Raises:
         DataError: the file is empty or unreadable, or lacks a column.
     """
@@ -42,12 +45,7 @@ class Delimited:
             raise DataError(f"{path} is empty; its first line should name the columns")
         if not all(map(_is_text, self.header)):
             raise DataError(f"{path}:1: the header is not UTF-8 text")
-        check_columns(path, self.header, roles.values())
-
-    @property
-    def others(self) -> list[str]:
-        """Columns that have no role."""
-        return [name for name in self.header if name not in self.roles.values()]
+        self.others = other_columns(path, self.header, roles.values())
 
     def place(self, line: int) -> str:
         """``file:line``."""
@@ -134,6 +132,9 @@ class Parquet:
         path: the file.
         roles: role -> name of the column in the file; frames have the roles as column names.
 
+    Attributes:
+        others: columns that have no role.
+
     Raises:
         DataError: the file is unreadable or lacks a column.
     """
@@ -145,8 +146,7 @@ class Parquet:
             columns = list(pl.read_parquet_schema(path))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
-        check_columns(path, columns, roles.values())
-        self.others = [name for name in columns if name not in roles.values()]
+        self.others = other_columns(path, columns, roles.values())
 
     def place(self, line: int) -> str:
         """``file, row n``."""
@@ -166,8 +166,12 @@ class Parquet:
         return self.read_fast().with_row_index(LINE, offset=1)
 
 
-def check_columns(path: pathlib.Path, present: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raises unless each wanted column is present exactly once."""
+def other_columns(path: pathlib.Path, present: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """The columns that are not wanted.
+
+    Raises:
+        DataError: a wanted column is not present exactly once.
+    """
     for name in wanted:
         if name not in present:
             columns, hint = f"the columns are {', '.join(map(repr, present))}", nearest(name, present)
@@ -178,6 +182,7 @@ def check_columns(path: pathlib.Path, present: Sequence[str], wanted: Sequence[s
             )
         if list(present).count(name) > 1:
             raise DataError(f"{path}:1: the column {name!r} occurs {list(present).count(name)} times")
+    return [name for name in present if name not in wanted]
 
 
 def open_table(path: pathlib.Path, roles: dict[str, str], separator: str | None) -> Delimited | Parquet:

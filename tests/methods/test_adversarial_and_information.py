@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from debias_jax import data, methods, models, training
+from debias_jax.methods import cvr_batches
 from debias_jax.methods.base import CvrBatch, PairBatch, Pairs
 
 N_USERS, N_ITEMS, DIM = 6, 5, 3
@@ -188,7 +189,7 @@ class TestDamf:
             methods.damf(_mf(bias=True), _mf(), label_loss="no_such")
 
 
-@pytest.mark.parametrize("frame", ["pairs", "block", "uniform"])
+@pytest.mark.parametrize("frame", cvr_batches.FRAMES)
 @pytest.mark.parametrize("name", ["cvib", "damf"])
 def test_every_frame_trains(train, name, frame):
     settings = {"batch_size": 4, "frame": frame, "ratio": 2}
@@ -196,7 +197,10 @@ def test_every_frame_trains(train, name, frame):
         method = methods.cvib(_mf(), **settings)
     else:
         method = methods.damf(_mf(bias=True), _mf(), **settings)
-    state = method.init(jax.random.key(0), train, {})
+    decays = {each: 0.0 for each in method.hparams if each.endswith("weight_decay")}
+    state = method.init(jax.random.key(0), train, decays)
     batch = jax.tree.map(lambda x: x[0], method.batches(train, jax.random.key(1)))
-    _, logs = method.step(state, train, batch, jax.random.key(2))
+    after, logs = method.step(state, train, batch, jax.random.key(2))
     assert np.isfinite(logs["loss"])
+    for group, params in state.params.items():
+        assert not np.array_equal(after.params[group]["user"], params["user"]), group

@@ -8,6 +8,7 @@ import pytest
 
 from debias_jax import data, methods, models, training
 from debias_jax.methods.base import CvrBatch, PairBatch, Pairs
+from debias_jax.methods.cvr_batches import FRAMES
 from debias_jax.models.base import Model
 
 N_USERS, N_ITEMS, DIM = 6, 5, 3
@@ -305,13 +306,19 @@ def test_badr_mmoe_takes_the_variants_of_badr(train, variant):
     assert np.max(np.abs(own - published)) > 1e-3 * np.max(np.abs(published))
 
 
-@pytest.mark.parametrize("frame", ["pairs", "block", "uniform"])
+@pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("name", ["escm2_dr", "ddpo"])
 def test_every_frame_trains(train, name, frame):
-    method = _build(name, "shared", batch_size=4, frame=frame, ratio=2)
-    state = method.init(jax.random.key(0), train, {})
+    method = _build(name, batch_size=4, frame=frame, ratio=2)
+    decays = {name: 0.0 for name in method.hparams if name.endswith("weight_decay")}
+    state = method.init(jax.random.key(0), train, decays)
     batch = jax.tree.map(lambda x: x[0], method.batches(train, jax.random.key(1)))
-    _, logs = method.step(state, train, batch, jax.random.key(2))
+    after, logs = method.step(state, train, batch, jax.random.key(2))
+    moved = {
+        tower: not np.array_equal(after.params[tower]["user"], state.params[tower]["user"])
+        for tower in TOWERS
+    }
+    assert moved == dict.fromkeys(TOWERS, True)
     assert all(np.isfinite(value) for value in logs.values())
 
 
