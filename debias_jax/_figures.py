@@ -130,11 +130,11 @@ def draw_batch_sizes(
     return "\n\n".join(
         [
             f"### {dataset.name}: {caption}",
-            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it, "
-            "and tunes at every size; here a method keeps one setting, and its runs stop early.",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it.",
             f"![{caption}, {dataset.name}](figures/{path.name})",
             f"Test {metric} by batch size, mean ± sd over seeds:",
             _size_table(series, sizes),
+            *_what_sizes_change(config),
         ]
     )
 
@@ -153,14 +153,38 @@ _Series = dict[str, dict[float, list[float]]]
 def _by_batch_size(
     config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], sizes: Sequence[int], *, metric: str
 ) -> _Series:
-    """A metric of these variants in each run, at each batch size."""
+    """A metric of these variants in each run, at each batch size with the settings that the config has for it.
+
+    Raises:
+        ConfigError: the config has settings for a size that is not drawn, or of a name that there is not.
+    """
+    for size, settings in config.at_batch_size.items():
+        choose("batch size in config.at_batch_size", size, {str(each): None for each in sizes})
+        for name in settings:
+            choose(f"key in config.at_batch_size[{size!r}]", name, config.train)
     series: _Series = {name: {} for name in names}
     for size in sizes:
-        at_size = changed(config, {"train": {"batch_size": size}})
+        settings = config.at_batch_size.get(str(size), {})
+        at_size = changed(config, {"train": {"batch_size": size, **settings}})
         at_size.methods = tuple(names)
         for one in run_rows(at_size, workdir / f"batch_{size}"):
             series[one.name][size] = one.values()[metric]
     return series
+
+
+def _what_sizes_change(config: ConfigDict) -> list[str]:
+    """A paragraph and a table of what is set at single batch sizes; none where nothing is."""
+    if not config.at_batch_size:
+        return []
+    names = sorted({name for settings in config.at_batch_size.values() for name in settings})
+    body = [
+        [size, *(f"{settings[name]:g}" if name in settings else "" for name in names)]
+        for size, settings in sorted(config.at_batch_size.items(), key=lambda item: int(item[0]))
+    ]
+    return [
+        "Settings of all methods at a batch size; the others are a method's own:",
+        "\n".join(_markdown.rows(["batch size", *names], body)),
+    ]
 
 
 def _size_table(series: _Series, sizes: Sequence[int]) -> str:

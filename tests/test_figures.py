@@ -116,12 +116,13 @@ class TestFigures:
 
 
 class TestBatchSizesOfRetrieval:
-    def test_every_variant_at_every_size(self, tmp_path, monkeypatch):
+    @pytest.fixture
+    def calls(self, monkeypatch):
         calls = []
 
         def run_rows(config, workdir):
-            calls.append((workdir.name, config.train.batch_size, tuple(config.methods)))
             size = config.train.batch_size
+            calls.append((workdir.name, size, tuple(config.methods), config.train.lr))
             return [
                 scored(name, [[size / 1000, 0.5], [size / 1000, 0.7]], names=("ndcg@10", "recall@10"))
                 for name in config.methods
@@ -129,19 +130,55 @@ class TestBatchSizesOfRetrieval:
 
         monkeypatch.setattr(_figures, "run_rows", run_rows)
         monkeypatch.setitem(_figures.RETRIEVAL_SIZES, "synthetic", (16, 64))
+        return calls
+
+    @pytest.fixture
+    def config(self):
         config = small_config("mf")
         with config.unlocked():
             config.methods = ("ssl_pop", "bir")
             config.protocol.headline = "ndcg@10"
-        (tmp_path / "results.md").write_text(
-            "<!-- begin bir_figure7_synthetic -->\n<!-- end bir_figure7_synthetic -->\n"
-        )
-        text = _reproduce.reproduce(
-            "bir_figure7", config, str(tmp_path / "runs"), command="COMMAND", docs=str(tmp_path)
-        )
-        assert calls == [("batch_16", 16, ("ssl_pop", "bir")), ("batch_64", 64, ("ssl_pop", "bir"))]
+        return config
+
+    @pytest.fixture
+    def reproduce(self, tmp_path):
+        def reproduce(config):
+            (tmp_path / "results.md").write_text(
+                "<!-- begin bir_figure7_synthetic -->\n<!-- end bir_figure7_synthetic -->\n"
+            )
+            return _reproduce.reproduce(
+                "bir_figure7", config, str(tmp_path / "runs"), command="COMMAND", docs=str(tmp_path)
+            )
+
+        return reproduce
+
+    def test_every_variant_at_every_size(self, tmp_path, calls, config, reproduce):
+        text = reproduce(config)
+        names = ("ssl_pop", "bir")
+        assert calls == [("batch_16", 16, names, None), ("batch_64", 64, names, None)]
         assert (tmp_path / "figures" / "bir_figure7_synthetic.png").read_bytes().startswith(b"\x89PNG")
         assert "](figures/bir_figure7_synthetic.png)" in text
         for name in config.methods:
             line = cells(text.splitlines(), f"| {name} ")
             assert line == [name, *(f"{size / 2000 + 0.3:.4f} ± 0.0707" for size in (16, 64))]
+
+    def test_settings_of_a_size_hold_at_it_alone_and_are_told(self, calls, config, reproduce):
+        with config.unlocked():
+            config.at_batch_size = {"64": {"lr": 0.25}}
+        text = reproduce(config)
+        assert [call[3] for call in calls] == [None, 0.25]
+        assert cells(text.splitlines(), "| 64 ") == ["64", "0.25"]
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"65": {"lr": 0.25}}, "unknown batch size in config.at_batch_size '65'; .*64"),
+            ({"64": {"lrr": 0.25}}, r"unknown key in config.at_batch_size\['64'\] 'lrr'; .*lr"),
+        ],
+    )
+    def test_settings_that_nothing_reads(self, calls, config, reproduce, settings, message):
+        with config.unlocked():
+            config.at_batch_size = settings
+        with pytest.raises(ConfigError, match=message):
+            reproduce(config)
+        assert calls == []
