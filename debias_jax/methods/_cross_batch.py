@@ -64,8 +64,7 @@ def cross_batch(model: Model, *, cache_size: int, cache: str) -> dict[str, Any]:
         live = (jnp.arange(cache_size) < recent.n_filled) & (context.step >= context.hparams["cache_warmup"])
         return FurtherItems(recent.items, live.astype(jnp.float32), recent.vectors)
 
-    def prepare(params: Params, sum_rows, context: Context, batch: ClickBatch):
-        del sum_rows
+    def prepare(params: Params, context: Context, batch: ClickBatch):
         recent = context.extra
         vectors = None if recent.vectors is None else model.item_tower(params, batch.items)
         # The loss reads what was there before the step.

@@ -1,5 +1,6 @@
 """What the retrieval methods share: batches of clicks, settings, popularity, and the step."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
@@ -57,7 +58,7 @@ def size_or(default: int, **given: int | None) -> int:
 
 
 TotalsFn = Callable[[Rows, Context], PyTree]
-"""``(rows, context) -> arrays [b]``: what a row's columns come to."""
+"""``(rows, context) -> arrays [b]``: what a row's columns come to; with ``update``, ``-> (arrays [b], counts)``."""
 
 ClickLoss = Callable[[Clicks, PyTree, Context], Array]
 """``(clicks, totals of their rows, context) -> [B]`` losses of the clicks."""
@@ -86,7 +87,8 @@ def retrieval(
     totals: TotalsFn | Sequence[TotalsFn],
     loss: ClickLoss,
     further: Callable[[Context], FurtherItems] | None = None,
-    prepare: Callable[[Params, Callable, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
+    prepare: Callable[[Params, Context, ClickBatch], tuple[PyTree, PyTree]] | None = None,
+    update: Callable[[PyTree, Context], PyTree] | None = None,
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
     hparams: Mapping[str, float] | None = None,
     batch_size: int = BATCH_SIZE,
@@ -101,9 +103,9 @@ def retrieval(
             rows alone, so that the matrices of one of them are held at a time.
         loss: see ``ClickLoss``.
         further: columns besides those of the batch; the context is that of the loss.
-        prepare: see ``recipes.Prepare``, with the model's parameters, and ``sum_rows`` after them:
-            ``sum_rows(function, further)`` adds up the arrays ``function(rows)`` of the chunks of rows with these
-            further items, without a gradient.
+        prepare: see ``recipes.Prepare``, with the model's parameters.
+        update: ``(counts, context) -> extra after the step``, of what ``totals`` counted in all rows (of several, a
+            tuple), without a gradient.
         fit: see ``recipes.supervised``.
         hparams: hyperparameters besides ``lr`` and ``weight_decay``.
         batch_size: see ``RetrievalSettings``, as for the rest.
@@ -134,18 +136,18 @@ def retrieval(
         columns = None if further is None else further(context)
         scores = matrix(params["prediction"], context.data, batch, columns)
         of_each = [
-            scores.each_chunk(lambda rows, function=function: function(rows, context))
-            for function in functions
+            scores.each_chunk(functools.partial(with_counts, function, context)) for function in functions
         ]
-        of_rows = of_each[0] if callable(totals) else tuple(of_each)
-        return total_and_count(loss(scores.clicks, scores.of_clicks(of_rows), context), batch.where)
+        of_rows, counts = of_each[0] if callable(totals) else tuple(zip(*of_each, strict=True))
+        losses = loss(scores.clicks, scores.of_clicks(of_rows), context)
+        return *total_and_count(losses, batch.where), {}, counts
+
+    def with_counts(function: TotalsFn, context: Context, rows: Rows) -> tuple[PyTree, PyTree]:
+        result = function(rows, context)
+        return (result, ()) if update is None else result
 
     def prepared(params, context: Context, batch: ClickBatch):
-        def sum_rows(function, columns):
-            scores = matrix(params["prediction"], context.data, batch, columns)
-            return scores.sum_chunks(function)
-
-        return prepare(params["prediction"], sum_rows, context, batch)
+        return prepare(params["prediction"], context, batch)
 
     return supervised(
         {"prediction": prediction_group(model)},
@@ -155,4 +157,5 @@ def retrieval(
         hparams={**ADAM_HPARAMS, **(hparams or {})},
         fit=fit,
         prepare=None if prepare is None else prepared,
+        update=update,
     )

@@ -230,24 +230,31 @@ class ScoreMatrix:
             log_counts = jnp.where(own, 0.0, jnp.where(hits, -jnp.inf, log_counts))
         return Columns(self._queries[numbers], side.vectors, side.items, log_counts)
 
-    def each_chunk(self, function: Callable[[Rows], PyTree]) -> PyTree:
-        """``function`` of each chunk of rows, stacked; its scores are computed again on the way back."""
+    def each_chunk(self, function: Callable[[Rows], tuple[PyTree, PyTree]]) -> tuple[PyTree, PyTree]:
+        """What ``function`` gives for rows and what it counts, over the chunks of rows; on the way back the scores of a
+        chunk are computed again.
+
+        Args:
+            function: ``rows -> (arrays [b], counts)``; no gradient passes through the counts.
+
+        Returns:
+            The arrays of all rows stacked by chunk, and the counts of all chunks added up.
+        """
         chunks = self._chunks()
         if len(chunks) == 1:
-            return jax.tree.map(lambda x: x[None], function(self._rows(chunks[0])))
-        return jax.lax.map(jax.checkpoint(lambda numbers: function(self._rows(numbers))), chunks)
+            of_rows, counts = function(self._rows(chunks[0]))
+            return jax.tree.map(lambda x: x[None], of_rows), jax.lax.stop_gradient(counts)
+        of_chunk = jax.checkpoint(lambda numbers: function(self._rows(numbers)))
 
-    def sum_chunks(self, function: Callable[[Rows], PyTree]) -> PyTree:
-        """The sum of ``function`` of each chunk of rows, one of which is held at a time; for what needs no gradient."""
-        chunks = self._chunks()
-        if len(chunks) == 1:
-            return function(self._rows(chunks[0]))
+        def add(total: PyTree, numbers: Array) -> tuple[PyTree, PyTree]:
+            of_rows, counts = of_chunk(numbers)
+            return jax.tree.map(jnp.add, total, jax.lax.stop_gradient(counts)), of_rows
 
-        def add(total: PyTree, numbers: Array) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, function(self._rows(numbers))), None
-
-        shapes = jax.eval_shape(lambda: function(self._rows(chunks[0])))
-        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), chunks)[0]
+        _, shapes = jax.eval_shape(of_chunk, chunks[0])
+        counts, of_rows = jax.lax.scan(
+            add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), chunks
+        )
+        return of_rows, counts
 
     def _chunks(self) -> Array:
         """The rows' numbers ``[chunks, rows]``, of which the last chunk goes on beyond the last row."""

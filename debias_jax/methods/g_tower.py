@@ -69,8 +69,8 @@ def g_tower(
         sizes = [n_items] if table_sizes is None else table_sizes
         return sampling.init_frequency(sizes, initial_interval=interval)
 
-    def prepare(params, sum_rows, context, batch):
-        del params, sum_rows
+    def prepare(params, context, batch):
+        del params
         # Padding stands for the first click, of which several sights in a batch are one.
         items = jnp.where(batch.where, batch.items, batch.items[0])
         state = sampling.update_frequency(context.extra, items, rate=context.hparams["frequency_rate"])

@@ -3,7 +3,7 @@
 A recipe turns parameter groups and loss terms into a ``Method``. Loss terms are functions
 ``(params, context, batch) -> (total, count)``: the sum of the per-example losses and the number (weight) of examples,
 so that a recipe can take the mean, the sum, or both. ``params`` is the dict of all groups. A term may return a third
-value, a dict of scalars for the logs.
+value, a dict of scalars for the logs, and to ``supervised`` a fourth, what it saw on the way.
 """
 
 from collections.abc import Callable
@@ -110,10 +110,23 @@ def as_term(value: Array) -> tuple[Array, Array]:
 
 def _mean(term: LossTerm):
     """``(params, context, batch) -> (mean loss, logs)``."""
+    with_seen = _mean_and_seen(term)
 
     def mean_loss(params, context, batch):
-        total, count, *logs = term(params, context, batch)
-        return safe_divide(total, count), (logs[0] if logs else {})
+        value, (logs, _) = with_seen(params, context, batch)
+        return value, logs
+
+    return mean_loss
+
+
+def _mean_and_seen(term: LossTerm):
+    """``(params, context, batch) -> (mean loss, (logs, what the term saw))``."""
+
+    def mean_loss(params, context, batch):
+        total, count, *others = term(params, context, batch)
+        logs = others[0] if others else {}
+        seen = others[1] if len(others) > 1 else None
+        return safe_divide(total, count), (logs, seen)
 
     return mean_loss
 
@@ -149,6 +162,7 @@ def supervised(
     hparams: dict[str, float],
     fit: Callable[[Key, TrainData, dict[str, Array]], PyTree] | None = None,
     prepare: Prepare | None = None,
+    update: Callable[[PyTree, Context], PyTree] | None = None,
     exposure=None,
     ranges: dict[str, Range] | None = None,
 ) -> Method:
@@ -162,13 +176,15 @@ def supervised(
         hparams: numeric hyperparameters and their defaults.
         fit: ``(key, data, hparams) -> extra``, fitted once before training (a propensity model).
         prepare: see ``Prepare``; without, ``extra`` stays as it was fitted.
+        update: ``(seen, context) -> extra after the step``, from what the loss term saw on the way (its fourth value)
+            and the context that it had; in place of what ``prepare`` gives.
         exposure: see ``Method.exposure``.
         ranges: see ``Method.ranges``.
 
     Returns:
         The method.
     """
-    mean_loss = _mean(loss)
+    mean_loss = _mean_and_seen(loss)
 
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
         context, extra = Context(data, state.hparams, state.extra, key, state.step), state.extra
@@ -176,7 +192,11 @@ def supervised(
             constant = jax.lax.stop_gradient(state.params)
             for_loss, extra = prepare(constant, context, batch)
             context = context._replace(extra=for_loss)
-        (value, logs), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params, context, batch)
+        (value, (logs, seen)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            state.params, context, batch
+        )
+        if update is not None:
+            extra = update(jax.lax.stop_gradient(seen), context)
         updated = {
             name: _apply(group, grads[name], state.params[name], state.opt_state[name], state.hparams)
             for name, group in groups.items()

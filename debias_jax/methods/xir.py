@@ -15,7 +15,7 @@ from debias_jax.methods._retrieval import (
     retrieval,
     size_or,
 )
-from debias_jax.methods._score_matrix import ClickBatch, Clicks, Columns, FurtherItems, Rows
+from debias_jax.methods._score_matrix import Clicks, Columns, FurtherItems, Rows
 from debias_jax.methods.base import Method
 from debias_jax.methods.recipes import Context
 from debias_jax.models.base import Model
@@ -92,47 +92,34 @@ def xir(
         some = jnp.any(jnp.isfinite(rows.further.log_counts), axis=1)
         return jnp.broadcast_to(some, rows.numbers.shape)
 
-    def prepare(params, sum_rows, context: Context, batch: ClickBatch):
-        del params
-        cache = context.extra
+    def occurrences(items: Array, weights: Array, drawn: Array, context: Context) -> Array:
+        # Whole numbers, in full float32 on every device.
+        counts = jnp.matmul(weights, drawn, precision="highest")
+        return jnp.zeros_like(context.extra.occurrences).at[items].add(counts)
 
-        def occurrences(items: Array, weights: Array, counts: Array) -> Array:
-            # Whole numbers, in full float32 on every device.
-            return (
-                jnp.zeros_like(cache.occurrences)
-                .at[items]
-                .add(jnp.matmul(weights, counts, precision="highest"))
-            )
+    def total_of_batch(rows: Rows, context: Context) -> tuple[Array, Array]:
+        drawn = draw(0, rows.batch, rows, context)
+        total = resampled_total(rows.batch.scores, drawn, variant=loss_variant)
+        return total, occurrences(rows.batch.items, rows.weights, drawn, context)
 
-        def of_batch(rows: Rows) -> Array:
-            return occurrences(rows.batch.items, rows.weights, draw(0, rows.batch, rows, context))
+    def total_of_cache(rows: Rows, context: Context) -> tuple[tuple[Array, Array], Array]:
+        some = has_cache(rows)
+        # What stands in for a row without a cache is weighed by 0.
+        drawn = jnp.where(some[:, None], draw(1, rows.further, rows, context), 1.0)
+        total = resampled_total(rows.further.scores, drawn, variant=loss_variant)
+        weights = jnp.where(some, rows.weights, 0.0)
+        return (total, some), occurrences(rows.further.items, weights, drawn, context)
 
-        def of_cache(rows: Rows) -> Array:
-            weights = jnp.where(has_cache(rows), rows.weights, 0.0)
-            return occurrences(rows.further.items, weights, draw(1, rows.further, rows, context))
-
-        # One after the other, as in the loss: either holds several matrices of a chunk's rows and its columns.
-        further = FurtherItems(cache.items)
-        counts = sum_rows(of_batch, further) + sum_rows(of_cache, further)
-        updated = sampling.update_cache(
+    def update(counts: tuple[Array, Array], context: Context) -> sampling.ItemCache:
+        of_batch, of_cache = counts
+        return sampling.update_cache(
             jax.random.fold_in(context.key, 2),
-            cache,
-            jnp.arange(counts.shape[0]),
-            counts,
+            context.extra,
+            jnp.arange(of_batch.shape[0]),
+            of_batch + of_cache,
             decay=context.hparams["occurrence_decay"],
             variant=variant,
         )
-        return cache, updated
-
-    # Drawn again, by the same keys: the draws of all rows would take far more memory than those of a chunk.
-    def total_of_batch(rows: Rows, context: Context) -> Array:
-        return resampled_total(rows.batch.scores, draw(0, rows.batch, rows, context), variant=loss_variant)
-
-    def total_of_cache(rows: Rows, context: Context) -> tuple[Array, Array]:
-        some = has_cache(rows)
-        # What stands in for a row without a cache is weighed by 0.
-        counts = jnp.where(some[:, None], draw(1, rows.further, rows, context), 1.0)
-        return resampled_total(rows.further.scores, counts, variant=loss_variant), some
 
     def loss(clicks: Clicks, of_rows: tuple[Array, tuple[Array, Array]], context: Context) -> Array:
         of_batch, (of_cache, some) = of_rows
@@ -148,7 +135,7 @@ def xir(
         loss=loss,
         further=lambda context: FurtherItems(context.extra.items),
         fit=fit,
-        prepare=prepare,
+        update=update,
         hparams={"cache_weight": 0.5, "occurrence_decay": 1.0},
         **settings,
     )

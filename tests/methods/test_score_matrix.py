@@ -15,7 +15,7 @@ MF = models.mf(N_USERS, N_ITEMS, dim=DIM, init_scale=0.7)
 @pytest.mark.parametrize("hits", [False, True], ids=["hits_kept", "hits_removed"])
 @pytest.mark.parametrize("chunk", [None, 4, 16])
 @pytest.mark.parametrize("vectors", [False, True], ids=["embedded", "given"])
-def test_sums_over_the_rows(rng, chunk, vectors, hits):
+def test_counts_over_the_rows(rng, chunk, vectors, hits):
     """Sixteen clicks of fourteen users, in chunks that are filled up, of which four clicks are padding."""
     log = training.train_data(data.synthetic.generate(seed=1, n_users=N_USERS, n_items=N_ITEMS))
     params = MF.init(jax.random.key(0))
@@ -33,9 +33,13 @@ def test_sums_over_the_rows(rng, chunk, vectors, hits):
         def of_rows(rows):
             # By item: what the rows' softmax over the further columns gives each.
             share = rows.weights @ jnp.exp(rows.further.logits())
-            return {"items": jnp.zeros(N_ITEMS).at[rows.further.items].add(share), "n": jnp.sum(rows.weights)}
+            counts = {
+                "items": jnp.zeros(N_ITEMS).at[rows.further.items].add(share),
+                "n": jnp.sum(rows.weights),
+            }
+            return rows.numbers, counts
 
-        return ScoreMatrix(MF, params, log, batch, columns, hits, chunk).sum_chunks(of_rows)
+        return ScoreMatrix(MF, params, log, batch, columns, hits, chunk).each_chunk(of_rows)
 
     user, item = np.asarray(params["user"]), np.asarray(params["item"])
     expected = np.zeros(N_ITEMS)
@@ -45,9 +49,29 @@ def test_sums_over_the_rows(rng, chunk, vectors, hits):
                 continue
             vector = kept[slot] if vectors else item[further[slot]]
             expected[further[slot]] += counts[slot] * np.exp(user[users[row]] @ vector)
-    found = sums(params)
+    numbers, found = sums(params)
     np.testing.assert_allclose(found["items"], expected, rtol=1e-5, atol=1e-6)
     assert float(found["n"]) == 12
+    # Fewer users than clicks: each is one row, unless hits of single clicks are left out.
+    assert sorted(set(np.ravel(numbers).tolist())) == list(range(16 if hits else N_USERS))
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_no_gradient_passes_through_counts(rng, chunk):
+    log = training.train_data(data.synthetic.generate(seed=1, n_users=N_USERS, n_items=N_ITEMS))
+    ids = jnp.asarray(rng.integers(0, N_ITEMS, 8), jnp.int32)
+    batch = ClickBatch(ids, ids, jnp.ones(8, bool))
+
+    def counted(params):
+        scores = ScoreMatrix(MF, params, log, batch, None, False, chunk)
+        of_rows, counts = scores.each_chunk(lambda rows: (rows.batch.log_total(), jnp.sum(rows.batch.scores)))
+        return counts + 0.0 * jnp.sum(of_rows), jnp.sum(of_rows)
+
+    params = MF.init(jax.random.key(0))
+    through_counts = jax.grad(lambda params: counted(params)[0])(params)
+    through_rows = jax.grad(lambda params: counted(params)[1])(params)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(through_counts))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(through_rows))
 
 
 def test_a_step_of_xir_holds_the_matrices_of_one_chunk_only():
