@@ -234,6 +234,10 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort()) if isinstance(config, ConfigDict) else dict(config)
 
 
+_LATER = ("tune", "at_batch_size")
+"""Keys that the oldest workdirs do not have, whose defaults are what was done then."""
+
+
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """The config that ``to_dict`` wrote.
 
@@ -241,8 +245,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
         ConfigError: it is not one.
     """
     config = base_config()
-    # Workdirs of before there was a search have no section for it.
-    required = [name for name in config if name != "tune"]
+    required = [name for name in config if name not in _LATER]
     missing = [name for name in required if not isinstance(values, Mapping) or name not in values]
     if missing:
         raise ConfigError(f"this is no config of an experiment: {', '.join(missing)} missing")

@@ -345,6 +345,9 @@ class TestConfigs:
     def test_config_survives_json(self):
         config = _tiny("mf,umf")
         assert _config.to_dict(_config.from_dict(_config.to_dict(config))) == _config.to_dict(config)
+        written = _config.to_dict(config)
+        del written["at_batch_size"]
+        assert not _config.from_dict(written).at_batch_size
 
     def test_given_lr_overrides_every_variant(self):
         config = load_config("synthetic", "mf")

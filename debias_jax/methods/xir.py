@@ -104,8 +104,8 @@ def xir(
 
     def total_of_cache(rows: Rows, context: Context) -> tuple[tuple[Array, Array], Array]:
         some = has_cache(rows)
-        # What stands in for a row without a cache is weighed by 0.
-        drawn = jnp.where(some[:, None], draw(1, rows.further, rows, context), 1.0)
+        # A row without a cache draws its first slot, and is weighed by 0.
+        drawn = draw(1, rows.further, rows, context)
         total = resampled_total(rows.further.scores, drawn, variant=loss_variant)
         weights = jnp.where(some, rows.weights, 0.0)
         return (total, some), occurrences(rows.further.items, weights, drawn, context)

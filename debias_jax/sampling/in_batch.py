@@ -140,7 +140,8 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
         _turned_counts(key if part == 0 else jax.random.fold_in(key, part), cumulative, rows, n=size)
         for part, size in enumerate(sizes)
     )
-    return jnp.where(finite, counts.reshape(n_rows, -1)[:, : logits.shape[1]], jnp.nan)
+    # A sum, not a choice: of that the compiler would hold a matrix of NaN.
+    return counts.reshape(n_rows, -1)[:, : logits.shape[1]] + jnp.where(finite, 0.0, jnp.nan)
 
 
 _MOST_DRAWS = 2**15
