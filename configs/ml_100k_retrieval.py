@@ -23,7 +23,8 @@ TUNED = {
     },
     "bir": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
     "bir_mean": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
-    "xir": {"cache_weight": 1.0, "lr": 0.006647617011748392, "weight_decay": 0.00012520271062972841},
+    # The search's own choice, a cache that takes the whole loss, is worse on validation than this first setting.
+    "xir": {"cache_weight": 0.2, "lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
 }
 
 AT_BATCH_SIZE = {
@@ -36,8 +37,12 @@ AT_BATCH_SIZE = {
 }
 """Settings of Figure 7 by batch size."""
 
-FIRST = {"default": [{"lr": 1e-3, "weight_decay": 1e-3}]}
-"""What the released program sets for this dataset."""
+FIRST = {
+    "default": [{"lr": 1e-3, "weight_decay": 1e-3}],
+    "xir": [{"cache_weight": 0.2, "lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844}],
+}
+"""What the released program sets for this dataset; xir begins with what was found for bir, and the program's weight of
+the cache."""
 
 GROUPS = {
     "table": experiment.RETRIEVAL,
