@@ -4,19 +4,19 @@
     python launch/train.py --config=configs/gowalla.py:table --workdir=runs/gowalla
 
 A tenth of each user's training rows is for validation. Settings of the program of Chen et al., NeurIPS 2022: dim 32,
-batch 2048, 100 epochs, which end after two evaluations without improvement.
+batch 2048, 100 epochs; ours end after two evaluations without improvement.
 """
 
 from debias_jax import experiment
 
 PUBLISHED = {
-    # Fan et al., CIKM 2023, who tuned on validation; xir is not among theirs and has what bir has, with the weight of
+    # Fan et al., CIKM 2023, for ssl, ssl_pop, g_tower, mns and bir; the others have what bir has, and xir the weight of
     # the cache that its own program sets.
     **dict.fromkeys(experiment.RETRIEVAL, {"lr": 1e-2, "weight_decay": 1e-5}),
     "ssl": {"lr": 5e-3, "weight_decay": 1e-5},
     "xir": {"lr": 1e-2, "weight_decay": 1e-5, "cache_weight": 0.2},
 }
-"""Settings of the table."""
+"""Settings of all variants: published ones, and no search of ours."""
 
 FIRST = {"default": [{"lr": 1e-2, "weight_decay": 1e-5}]}
 """What the released program sets for this dataset."""

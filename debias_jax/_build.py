@@ -124,6 +124,13 @@ class Features(TypedDict, total=False):
 
 
 FEATURES = tuple(Features.__annotations__)
+"""The names of ``Features``."""
+
+
+def _check_names(features: Mapping[str, Any]) -> None:
+    for name in features:
+        if name not in FEATURES:
+            raise TypeError(f"unknown keyword argument {name!r}; {nearest(name, FEATURES)}")
 
 
 def model_settings(config: ConfigDict, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +182,9 @@ def build_model(
 
     Raises:
         ConfigError: a name or an option is unknown, or the model does not fit the data.
+        TypeError: features of a name that there is not.
     """
+    _check_names(features)
     settings = model_settings(config, entry)
     if bias is not None:
         settings["bias"] = bias
@@ -196,7 +205,9 @@ def build_method(
 
     Raises:
         ConfigError: a name or an option is unknown, or the model does not fit the method or the data.
+        TypeError: features of a name that there is not.
     """
+    _check_names(features)
     factory = choose("method", entry["method"], {name: getattr(methods, name) for name in methods.__all__})
     settings = model_settings(config, entry)
     pairwise = functools.partial(build_model, config, entry, n_users=n_users, n_items=n_items, **features)

@@ -117,7 +117,7 @@ def base_config() -> ConfigDict:
     # Settings to begin with (published ones, say), by variant or method: a list of dicts. Those of "default" come next,
     # for every method with what it has of them.
     config.tune.first = ConfigDict()
-    # Of a figure over batch sizes, what config.train has at a size ("4096"): the learning rate found there, say.
+    # Of a figure over batch sizes: config.train's lr and weight_decay at a size ("4096"), as they were found there.
     config.at_batch_size = ConfigDict()
     config.tensorboard = False
     return config.lock()

@@ -67,6 +67,7 @@ def draw(
         raise ConfigError(
             "the config has no variant of badr with its own imputation loss, which all figures show"
         )
+    _check_settings_of_sizes(config, sizes)
     scored = run_rows(config, workdir)
     if not all("log_loss" in row for one in scored for row in one.history[-1:]):
         raise ConfigError(
@@ -111,6 +112,7 @@ def draw(
             "\n".join(_markdown.ours(scored, digits=4)),
             "AUC by batch size:",
             _size_table(series, sizes),
+            *_what_sizes_change(config),
         ]
     )
 
@@ -121,6 +123,7 @@ def draw_batch_sizes(
     """Draws the headline metric of every variant against the batch size; for the rest see ``draw``."""
     require_extra("matplotlib", "plot")
     sizes = choose("dataset of this figure", dataset.name, RETRIEVAL_SIZES)
+    _check_settings_of_sizes(config, sizes)
     metric = config.protocol.headline
     series = _by_batch_size(config, workdir, config.methods, sizes, metric=metric)
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +133,13 @@ def draw_batch_sizes(
     return "\n\n".join(
         [
             f"### {dataset.name}: {caption}",
-            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it.",
+            f"`{command}`, seeds {', '.join(map(str, config.seeds))}. The paper prints no numbers for it, "
+            "and tunes at every size; runs stop early here"
+            + (
+                ", and have the settings below."
+                if config.at_batch_size
+                else ", and a method keeps one setting."
+            ),
             f"![{caption}, {dataset.name}](figures/{path.name})",
             f"Test {metric} by batch size, mean ± sd over seeds:",
             _size_table(series, sizes),
@@ -153,15 +162,7 @@ _Series = dict[str, dict[float, list[float]]]
 def _by_batch_size(
     config: ConfigDict, workdir: pathlib.Path, names: Sequence[str], sizes: Sequence[int], *, metric: str
 ) -> _Series:
-    """A metric of these variants in each run, at each batch size with the settings that the config has for it.
-
-    Raises:
-        ConfigError: the config has settings for a size that is not drawn, or of a name that there is not.
-    """
-    for size, settings in config.at_batch_size.items():
-        choose("batch size in config.at_batch_size", size, {str(each): None for each in sizes})
-        for name in settings:
-            choose(f"key in config.at_batch_size[{size!r}]", name, config.train)
+    """A metric of these variants in each run, at each batch size with the settings that the config has for it."""
     series: _Series = {name: {} for name in names}
     for size in sizes:
         settings = config.at_batch_size.get(str(size), {})
@@ -172,18 +173,33 @@ def _by_batch_size(
     return series
 
 
+_OF_A_SIZE = ("lr", "weight_decay")
+"""What may differ by batch size: what ``config.train`` sets for all variants of a run."""
+
+
+def _check_settings_of_sizes(config: ConfigDict, sizes: Sequence[int]) -> None:
+    """Raises unless ``config.at_batch_size`` has only what is read.
+
+    Raises:
+        ConfigError: it has a size that is not drawn, or another key than a learning rate or a weight decay.
+    """
+    for size, settings in config.at_batch_size.items():
+        choose("batch size in config.at_batch_size", size, {str(each): None for each in sizes})
+        for name in settings:
+            choose(f"key in config.at_batch_size[{size!r}]", name, dict.fromkeys(_OF_A_SIZE))
+
+
 def _what_sizes_change(config: ConfigDict) -> list[str]:
     """A paragraph and a table of what is set at single batch sizes; none where nothing is."""
     if not config.at_batch_size:
         return []
-    names = sorted({name for settings in config.at_batch_size.values() for name in settings})
     body = [
-        [size, *(f"{settings[name]:g}" if name in settings else "" for name in names)]
+        [size, *(f"{settings[name]:g}" if name in settings else "" for name in _OF_A_SIZE)]
         for size, settings in sorted(config.at_batch_size.items(), key=lambda item: int(item[0]))
     ]
     return [
-        "Settings of all methods at a batch size; the others are a method's own:",
-        "\n".join(_markdown.rows(["batch size", *names], body)),
+        "At these batch sizes all methods have these settings; all else is a method's own:",
+        "\n".join(_markdown.rows(["batch size", *_OF_A_SIZE], body)),
     ]
 
 

@@ -50,6 +50,13 @@ class TestModels:
             _built("mf", model={"name": "mmoe", "features": True}, **bags)
         _built("mf", model={"name": "mmoe", "features": True}, user_features=np.eye(3), **bags)
 
+    def test_features_of_an_unknown_name_are_refused(self):
+        with pytest.raises(TypeError, match="'item_featurs'; did you mean 'item_features'"):
+            _built("mf", item_featurs=np.eye(5))
+        config = _config_of("mf")
+        with pytest.raises(TypeError, match="'user_bag'; did you mean 'user_bags'"):
+            _build.build_model(config, config.variants.it, n_users=3, n_items=5, user_bag={})
+
     def test_mmoe_is_a_model_of_pairs_and_of_tasks(self):
         log = training.train_data(data.synthetic.generate(seed=0, n_users=3, n_items=5, mean_exposure=0.5))
         users, items = jnp.arange(3)[:, None], jnp.arange(5)[None, :]

@@ -157,7 +157,7 @@ class TestBatchSizesOfRetrieval:
         names = ("ssl_pop", "bir")
         assert calls == [("batch_16", 16, names, None), ("batch_64", 64, names, None)]
         assert (tmp_path / "figures" / "bir_figure7_synthetic.png").read_bytes().startswith(b"\x89PNG")
-        assert "](figures/bir_figure7_synthetic.png)" in text
+        assert "](figures/bir_figure7_synthetic.png)" in text and "a method keeps one setting" in text
         for name in config.methods:
             line = cells(text.splitlines(), f"| {name} ")
             assert line == [name, *(f"{size / 2000 + 0.3:.4f} ± 0.0707" for size in (16, 64))]
@@ -167,13 +167,15 @@ class TestBatchSizesOfRetrieval:
             config.at_batch_size = {"64": {"lr": 0.25}}
         text = reproduce(config)
         assert [call[3] for call in calls] == [None, 0.25]
-        assert cells(text.splitlines(), "| 64 ") == ["64", "0.25"]
+        assert cells(text.splitlines(), "| 64 ") == ["64", "0.25", ""]
+        assert "have the settings below" in text
 
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
             ({"65": {"lr": 0.25}}, "unknown batch size in config.at_batch_size '65'; .*64"),
             ({"64": {"lrr": 0.25}}, r"unknown key in config.at_batch_size\['64'\] 'lrr'; .*lr"),
+            ({"64": {"batch_size": 32}}, r"unknown key in config.at_batch_size\['64'\] 'batch_size'; .*lr"),
         ],
     )
     def test_settings_that_nothing_reads(self, calls, config, reproduce, settings, message):

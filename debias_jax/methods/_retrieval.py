@@ -129,12 +129,11 @@ def retrieval(
 
     functions = (totals,) if callable(totals) else tuple(totals)
 
-    def matrix(params: Params, data: TrainData, batch: ClickBatch, columns: FurtherItems | None):
-        return ScoreMatrix(model, params, data, batch, columns, remove_accidental_hits, chunk)
-
     def term(params, context: Context, batch: ClickBatch):
         columns = None if further is None else further(context)
-        scores = matrix(params["prediction"], context.data, batch, columns)
+        scores = ScoreMatrix(
+            model, params["prediction"], context.data, batch, columns, remove_accidental_hits, chunk
+        )
         of_each = [
             scores.each_chunk(functools.partial(with_counts, function, context)) for function in functions
         ]

@@ -3,7 +3,7 @@
 A recipe turns parameter groups and loss terms into a ``Method``. Loss terms are functions
 ``(params, context, batch) -> (total, count)``: the sum of the per-example losses and the number (weight) of examples,
 so that a recipe can take the mean, the sum, or both. ``params`` is the dict of all groups. A term may return a third
-value, a dict of scalars for the logs, and to ``supervised`` a fourth, what it saw on the way.
+value, a dict of scalars for the logs, and to ``supervised`` a fourth, what it counted on the way.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Context(NamedTuple):
     step: Array
 
 
-LossTerm = Callable[[dict[str, Params], Context, PyTree], tuple[Array, ...]]
+LossTerm = Callable[[dict[str, Params], Context, PyTree], tuple[PyTree, ...]]
 
 
 Prepare = Callable[[dict[str, Params], Context, PyTree], tuple[PyTree, PyTree]]
@@ -110,23 +110,23 @@ def as_term(value: Array) -> tuple[Array, Array]:
 
 def _mean(term: LossTerm):
     """``(params, context, batch) -> (mean loss, logs)``."""
-    with_seen = _mean_and_seen(term)
+    with_counts = _mean_and_counts(term)
 
     def mean_loss(params, context, batch):
-        value, (logs, _) = with_seen(params, context, batch)
+        value, (logs, _) = with_counts(params, context, batch)
         return value, logs
 
     return mean_loss
 
 
-def _mean_and_seen(term: LossTerm):
-    """``(params, context, batch) -> (mean loss, (logs, what the term saw))``."""
+def _mean_and_counts(term: LossTerm):
+    """``(params, context, batch) -> (mean loss, (logs, what the term counted))``."""
 
     def mean_loss(params, context, batch):
         total, count, *others = term(params, context, batch)
         logs = others[0] if others else {}
-        seen = others[1] if len(others) > 1 else None
-        return safe_divide(total, count), (logs, seen)
+        counts = others[1] if len(others) > 1 else None
+        return safe_divide(total, count), (logs, counts)
 
     return mean_loss
 
@@ -176,15 +176,15 @@ def supervised(
         hparams: numeric hyperparameters and their defaults.
         fit: ``(key, data, hparams) -> extra``, fitted once before training (a propensity model).
         prepare: see ``Prepare``; without, ``extra`` stays as it was fitted.
-        update: ``(seen, context) -> extra after the step``, from what the loss term saw on the way (its fourth value)
-            and the context that it had; in place of what ``prepare`` gives.
+        update: ``(counts, context) -> extra after the step``, from what the loss term counted on the way (its fourth
+            value) and the context that it had; it takes the place of what ``prepare`` gives for after the step.
         exposure: see ``Method.exposure``.
         ranges: see ``Method.ranges``.
 
     Returns:
         The method.
     """
-    mean_loss = _mean_and_seen(loss)
+    mean_loss = _mean_and_counts(loss)
 
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
         context, extra = Context(data, state.hparams, state.extra, key, state.step), state.extra
@@ -192,11 +192,11 @@ def supervised(
             constant = jax.lax.stop_gradient(state.params)
             for_loss, extra = prepare(constant, context, batch)
             context = context._replace(extra=for_loss)
-        (value, (logs, seen)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+        (value, (logs, counts)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             state.params, context, batch
         )
         if update is not None:
-            extra = update(jax.lax.stop_gradient(seen), context)
+            extra = update(jax.lax.stop_gradient(counts), context)
         updated = {
             name: _apply(group, grads[name], state.params[name], state.opt_state[name], state.hparams)
             for name, group in groups.items()

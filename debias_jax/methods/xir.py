@@ -104,7 +104,7 @@ def xir(
 
     def total_of_cache(rows: Rows, context: Context) -> tuple[tuple[Array, Array], Array]:
         some = has_cache(rows)
-        # A row without a cache draws its first slot, and is weighed by 0.
+        # A row without a cache draws its first column, and is weighed by 0.
         drawn = draw(1, rows.further, rows, context)
         total = resampled_total(rows.further.scores, drawn, variant=loss_variant)
         weights = jnp.where(some, rows.weights, 0.0)

@@ -140,7 +140,7 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
         _turned_counts(key if part == 0 else jax.random.fold_in(key, part), cumulative, rows, n=size)
         for part, size in enumerate(sizes)
     )
-    # A sum, not a choice: of that the compiler would hold a matrix of NaN.
+    # Added, not chosen by ``where``: for that the compiler would hold a whole matrix of NaN.
     return counts.reshape(n_rows, -1)[:, : logits.shape[1]] + jnp.where(finite, 0.0, jnp.nan)
 
 
