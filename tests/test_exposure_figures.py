@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from reference.tables import cells, scored, small_config
+from reference.tables import cells, scored, section_of, small_config
 
-from debias_jax import _exposure_figures, _logistic_mf, _reproduce, experiment
+from debias_jax import _exposure_figures, _logistic_mf, experiment
 from debias_jax.errors import ConfigError
 
 METRICS = ("dcg@3", "auc")
@@ -57,15 +57,7 @@ def config():
 
 @pytest.fixture
 def reproduce(tmp_path):
-    def reproduce(config):
-        (tmp_path / "results.md").write_text(
-            "<!-- begin biif_figures_synthetic -->\n<!-- end biif_figures_synthetic -->\n"
-        )
-        return _reproduce.reproduce(
-            "biif_figures", config, str(tmp_path / "runs"), command="COMMAND", docs=str(tmp_path)
-        )
-
-    return reproduce
+    return section_of("biif_figures", tmp_path)
 
 
 @pytest.fixture

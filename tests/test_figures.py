@@ -1,9 +1,9 @@
 """The figures: what is drawn of which runs, and what they need."""
 
 import pytest
-from reference.tables import cells, scored, small_config
+from reference.tables import cells, scored, section_of, small_config
 
-from debias_jax import _figures, _reproduce, experiment
+from debias_jax import _figures, experiment
 from debias_jax.errors import ConfigError
 
 COMMAND = "python launch/reproduce.py --table=badr_figures"
@@ -51,14 +51,7 @@ class TestFigures:
 
     @pytest.fixture
     def reproduce(self, tmp_path):
-        def reproduce(config):
-            text = "<!-- begin badr_figures_synthetic -->\n<!-- end badr_figures_synthetic -->\n"
-            (tmp_path / "results.md").write_text(text)
-            return _reproduce.reproduce(
-                "badr_figures", config, str(tmp_path / "runs"), command=COMMAND, docs=str(tmp_path)
-            )
-
-        return reproduce
+        return section_of("badr_figures", tmp_path, command=COMMAND)
 
     def test_ablation_loss_batch_sizes_and_training_losses(
         self, calls, config, reproduce, tmp_path, monkeypatch
@@ -142,15 +135,7 @@ class TestBatchSizesOfRetrieval:
 
     @pytest.fixture
     def reproduce(self, tmp_path):
-        def reproduce(config):
-            (tmp_path / "results.md").write_text(
-                "<!-- begin bir_figure7_synthetic -->\n<!-- end bir_figure7_synthetic -->\n"
-            )
-            return _reproduce.reproduce(
-                "bir_figure7", config, str(tmp_path / "runs"), command="COMMAND", docs=str(tmp_path)
-            )
-
-        return reproduce
+        return section_of("bir_figure7", tmp_path)
 
     def test_every_variant_at_every_size(self, tmp_path, calls, config, reproduce):
         text = reproduce(config)

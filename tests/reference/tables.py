@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from debias_jax import _reproduce
 from debias_jax._results import Scored
 from debias_jax.training.evaluation import Evaluation
 
@@ -54,6 +55,17 @@ def config_module(name):
 def load_config(name, method):
     """``configs/NAME.py:METHOD``."""
     return config_module(name).get_config(method)
+
+
+def section_of(table, folder, *, command="COMMAND"):
+    """A function of a config that reproduces a table of ``synthetic`` in a results page that has nothing else."""
+
+    def reproduce(config):
+        name = f"{table}_synthetic"
+        (folder / "results.md").write_text(f"<!-- begin {name} -->\n<!-- end {name} -->\n")
+        return _reproduce.reproduce(table, config, str(folder / "runs"), command=command, docs=str(folder))
+
+    return reproduce
 
 
 def small_config(method, **train):
