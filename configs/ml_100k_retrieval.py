@@ -39,7 +39,7 @@ AT_BATCH_SIZE = {
 
 FIRST = {
     "default": [{"lr": 1e-3, "weight_decay": 1e-3}],
-    "xir": [{"cache_weight": 0.2, "lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844}],
+    "xir": [TUNED["xir"]],
 }
 """What the released program sets for this dataset; xir begins with what was found for bir, and the program's weight of
 the cache."""

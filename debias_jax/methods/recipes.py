@@ -196,7 +196,7 @@ def supervised(
             state.params, context, batch
         )
         if update is not None:
-            extra = update(jax.lax.stop_gradient(counts), context)
+            extra = update(counts, context)
         updated = {
             name: _apply(group, grads[name], state.params[name], state.opt_state[name], state.hparams)
             for name, group in groups.items()
