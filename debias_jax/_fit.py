@@ -139,8 +139,13 @@ def _digest(dataset: Dataset, *, features: bool, histories: bool) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, runs) -> dict[str, Any]:
-    """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow."""
+def fingerprint(
+    config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, runs, method: Method
+) -> dict[str, Any]:
+    """What a checkpoint must share with the run that continues it; ``train.epochs`` may grow.
+
+    ``method`` is the one that is built of ``entry`` for ``dataset``.
+    """
     model = model_settings(config, entry)
     train = {name: config.train[name] for name in ("batch_size", "eval_every", "patience")}
     if config.train.eval_at_start:
@@ -149,11 +154,7 @@ def fingerprint(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, 
         train["plateau"] = dict(config.train.plateau)
     return writers.jsonable(
         {
-            "data": _digest(
-                dataset,
-                features=model["features"],
-                histories=history_of(build_for(config, entry, dataset)) > 0,
-            ),
+            "data": _digest(dataset, features=model["features"], histories=history_of(method) > 0),
             "method": entry["method"],
             "options": dict(entry["options"]),
             "model": model,
@@ -211,7 +212,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     with (
         checkpoint.Checkpointer(
-            folder / "checkpoints", fingerprint=fingerprint(config, entry, dataset, runs)
+            folder / "checkpoints", fingerprint=fingerprint(config, entry, dataset, runs, method)
         ) as saver,
         writers.JsonlWriter(folder / "metrics.jsonl") as log,
         writers.ProgressBar(config.train.epochs, label) as bar,
@@ -283,11 +284,8 @@ def load(
     """
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} holds no checkpoint of {label}; train first with launch/train.py")
-    method = build_for(config, entry, dataset)
-    train = training.data_for(method, dataset)
-    judge = make_judge(config, dataset, "validation", history=history_of(method))
-    settings = _validation_settings(config, method, judge, train, dataset)
-    own = fingerprint(config, entry, dataset, runs)
+    method, train, settings = make_task(config, entry, dataset, label=label)
+    own = fingerprint(config, entry, dataset, runs, method)
     with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=own) as saver:
         result, done, active = training.load_many(
             method,

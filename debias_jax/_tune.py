@@ -31,6 +31,7 @@ from debias_jax._fit import Task, fingerprint, fit, make_task
 from debias_jax._search_space import distributions, first_settings, search_space
 from debias_jax.data.types import Dataset
 from debias_jax.errors import CheckpointError, ConfigError, nearest, require_extra
+from debias_jax.methods.base import Method
 from debias_jax.training import _files, writers
 from debias_jax.training.checkpoint import fingerprint_differences
 
@@ -46,6 +47,7 @@ class _Plan(NamedTuple):
 
     name: str
     entry: Mapping[str, Any]
+    method: Method
     space: dict[str, list]
     first: list[dict[str, float]]
     fixed: dict[str, float]
@@ -167,7 +169,7 @@ def _plan(config: ConfigDict, name: str, dataset: Dataset) -> _Plan:
     values = variant_hparams(config, entry, method)
     space = search_space(config, name, values)
     fixed = {key: value for key, value in values.items() if key not in space}
-    return _Plan(name, entry, space, first_settings(config, name, space), fixed)
+    return _Plan(name, entry, method, space, first_settings(config, name, space), fixed)
 
 
 def _fingerprint(config: ConfigDict, plan: _Plan, dataset: Dataset) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _fingerprint(config: ConfigDict, plan: _Plan, dataset: Dataset) -> dict[str,
     import optuna
 
     runs = [{"seed": int(seed), **plan.fixed} for seed in config.seeds]
-    own = fingerprint(config, plan.entry, dataset, runs)
+    own = fingerprint(config, plan.entry, dataset, runs, plan.method)
     own["train"] |= {name: config.train[name] for name in ("epochs", "restore")}
     own["train"]["strategy"] = training.resolve_strategy(config.train.strategy)
     own["tune"] = {name: config.tune[name] for name in ("batch", "seed", "startup", "prune")}

@@ -78,8 +78,3 @@ def test_real_runs_of_one_variant_alone_and_beside_another(tmp_path):
     cell = cells(tmp_path, "synthetic")["mf"]
     assert cell.seeds == [0, 1] and cell.epochs == [2, 2]
     assert len(cell.values["ndcg@5"]) == 2
-    other = small_config("mf")
-    other.seeds, other.train.batch_size = (2,), 64
-    experiment.run(other, tmp_path / "other", quiet=True)
-    with pytest.raises(ConfigError, match=r"differ in train.batch_size \(128 and 64\)"):
-        cells(tmp_path, "synthetic")

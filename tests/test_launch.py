@@ -32,11 +32,13 @@ AS_USERS_RUN_IT = {"XLA_FLAGS": ""}
 # One process imports everything and forks a child for each script: imports would take most of the time. Nothing here
 # starts the JAX backend, so no thread is lost in the fork.
 SERVER = """
-import json, os, runpy, sys, warnings
+import gc, json, os, runpy, sys, warnings
 import matplotlib.backends.backend_agg, matplotlib.figure, polars
 from debias_jax import _cli, _reproduce, experiment
 
 warnings.filterwarnings("ignore", message="os.fork")
+# What is imported is no child's garbage: to go through it at its end costs a child most of its time.
+gc.freeze()
 for line in sys.stdin:
     script, arguments, environment, out, err = json.loads(line)
     pid = os.fork()

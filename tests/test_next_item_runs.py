@@ -9,6 +9,7 @@ import pytest
 from reference.tables import load_config
 
 from debias_jax import _serve, experiment, metrics
+from debias_jax._build import build_for
 from debias_jax._fit import fingerprint, make_judge
 from debias_jax.data import synthetic_sequences
 from debias_jax.data.sequences import histories_before, leave_one_out
@@ -186,10 +187,12 @@ class TestFingerprint:
     def test_times_count_where_a_method_reads_histories(self, config):
         dataset, _ = experiment.load_dataset(config)
         entry, runs = config.variants.caser_sce, [{"seed": 0}]
-        own, other = (fingerprint(config, entry, each, runs) for each in (dataset, later(dataset)))
+        method = build_for(config, entry, dataset)
+        own, other = (fingerprint(config, entry, each, runs, method) for each in (dataset, later(dataset)))
         assert own["data"] != other["data"] and own | {"data": ""} == other | {"data": ""}
         pairs = experiment.variant("mf", model={"name": "mf", "options": {}})
-        own, other = (fingerprint(config, pairs, each, runs) for each in (dataset, later(dataset)))
+        method = build_for(config, pairs, dataset)
+        own, other = (fingerprint(config, pairs, each, runs, method) for each in (dataset, later(dataset)))
         assert own == other
 
     def test_a_checkpoint_of_other_times_is_refused(self, config, workdir, tmp_path):

@@ -76,6 +76,7 @@ def _small(argument, path):
     return config
 
 
+@pytest.mark.slow
 def test_several_methods_from_a_csv_to_a_comparison(tmp_path, capsys):
     path = _impressions(tmp_path / "log.csv")
     outcome = experiment.run(_small("mean_logit_ratings,mf_bias,sndr", path), tmp_path / "run")

@@ -140,6 +140,7 @@ class TestWhatIsRun:
             draw(config, tmp_path)
         assert calls == []
 
+    @pytest.mark.slow
     def test_one_point_trained_drawn_and_read_back(self, tmp_path):
         config = load_config("own_sequences", "sasrec_sce")
         with config.unlocked():

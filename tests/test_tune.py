@@ -282,6 +282,7 @@ class TestResume:
         assert one["trials"] == 5
         assert rows(tmp_path / "mf") == rows(folder / "mf")
 
+    @pytest.mark.slow
     def test_a_kill_between_two_trials_of_a_batch(self, finished, tmp_path):
         folder, _ = finished
         killed = subprocess.run(

@@ -130,7 +130,9 @@ def test_at_frozen_parameters_vectors_that_were_kept_are_those_of_now(log):
 
 
 @pytest.mark.parametrize("cache", ["recomputed", "stale"])
-@pytest.mark.parametrize("batch_size", [BATCH, 16], ids=["clicks", "shared"])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(BATCH, marks=pytest.mark.slow), 16], ids=["clicks", "shared"]
+)
 def test_chunks_have_the_gradient_of_the_whole_batch(log, cache, batch_size):
     model = models.two_tower(
         N_USERS, N_ITEMS, dim=DIM, hidden=(4,), bias=True, normalize=True, temperature=0.3

@@ -237,7 +237,10 @@ class TestStep:
         assert bool(jnp.any(first["calibration"]["shift"] != second["calibration"]["shift"]))
 
 
-@pytest.mark.parametrize(("factory", "frame"), [(methods.dce_dr, "block"), (methods.dce_tdr, "uniform")])
+@pytest.mark.parametrize(
+    ("factory", "frame"),
+    [pytest.param(methods.dce_dr, "block", marks=pytest.mark.slow), (methods.dce_tdr, "uniform")],
+)
 def test_the_other_frames_train(train, factory, frame):
     method = _method(factory, dim=DIM, batch_size=16, frame=frame, ratio=2)
     state = jax.jit(method.init)(jax.random.key(0), train, {})

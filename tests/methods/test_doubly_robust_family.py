@@ -225,8 +225,21 @@ def _check_loss_and_gradient(step, group, params, loss, rng):
     np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-4 * scale)
 
 
+# Every method in one frame and one method in every frame; the rest of the table by ``make test-all``.
 @pytest.mark.parametrize(
-    ("name", "frame"), [*((name, frame) for frame in FRAMES for name in CASES), ("dr_jl", "block")]
+    ("name", "frame"),
+    [
+        *(
+            pytest.param(
+                name,
+                frame,
+                marks=pytest.mark.slow if frame != "pairs" and name not in ("dr_jl", "badr") else (),
+            )
+            for frame in FRAMES
+            for name in CASES
+        ),
+        ("dr_jl", "block"),
+    ],
 )
 def test_one_step_is_the_written_losses(name, frame, rng):
     build, prediction_loss, imputation_loss = CASES[name]
@@ -465,7 +478,13 @@ def test_tdr_cl_needs_propensities_of_all_pairs():
         method.step(state, _data(), batch, jax.random.key(2))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name not in ("dr_jl", "badr", "eib") else ())
+        for name in CASES
+    ],
+)
 def test_observed_weight_moves_the_population_against_rows_that_keep_their_scale(name):
     build, _, _ = CASES[name]
     has_it = "observed_weight" in build("block").hparams

@@ -180,26 +180,23 @@ def _structure(tree):
 
 
 RESUMED = (
-    *("mean_logit", "mf", "bpr", "biif", "joint_opt", "alter_opt", "auto_debias", "cjmf"),
-    *("badr", "stable_dr", "dce_tdr", "cvib", "damf", "ddpo"),
-    *("bir", "g_tower", "xir"),
+    *("mean_logit", "mf", "biif", "auto_debias", "cjmf"),
+    *("badr", "dce_tdr", "damf", "ddpo"),
+    *("g_tower", "xir"),
     *("expomf", "next_item"),
 )
 """One method a recipe, a frame and a kind of state that is carried from step to step: a program of twice the length
 takes long to compile."""
 
 RESUMED_AS = {
-    **dict.fromkeys(("ips", "snips", "relmf", "umf", "mf_bias"), "mf"),
-    **dict.fromkeys(("bi_opt2", "ubo"), "biif"),
-    "ceb": "joint_opt",
-    "ubpr": "bpr",
+    **dict.fromkeys(("bpr", "cvib", "dib", "ips", "mf_bias", "relmf", "snips", "ubpr", "umf"), "mf"),
+    **dict.fromkeys(("alter_opt", "bi_opt2", "ceb", "joint_opt", "ubo"), "biif"),
     "wmf": "expomf",
     **dict.fromkeys(("badr_mmoe", "escm2_dr", "escm2_ips", "multi_dr", "multi_ips"), "ddpo"),
     **dict.fromkeys(("dr_bias", "dr_jl", "dr_mse", "eib", "mrdr", "sndr", "tdr_cl", "d_dr"), "badr"),
-    **dict.fromkeys(("dr_mse_gpl",), "stable_dr"),
+    **dict.fromkeys(("dr_mse_gpl", "stable_dr"), "badr"),
     "dce_dr": "dce_tdr",
-    "dib": "cvib",
-    **dict.fromkeys(("ssl", "ssl_pop", "mns"), "bir"),
+    **dict.fromkeys(("bir", "ssl", "ssl_pop", "mns"), "xir"),
 }
 """The others, each with the one whose step carries the same."""
 

@@ -200,7 +200,14 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("loss", SAMPLED)
+GATHERED_ALIKE = ("noise_contrastive", "negative_sampling", "importance_sampled_softmax", "bpr")
+"""Losses that are computed of the same draws by the same code as others."""
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [pytest.param(loss, marks=pytest.mark.slow if loss in GATHERED_ALIKE else ()) for loss in SAMPLED],
+)
 def test_counts_over_all_items_and_gathered_items_are_one_loss(loss):
     steps = {}
     for scoring in ("gather", "dense"):
@@ -303,12 +310,12 @@ class TestPositionsWithoutNegatives:
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
-        ("bce", {}),
-        ("bpr", {}),
+        pytest.param("bce", {}, marks=pytest.mark.slow),
+        pytest.param("bpr", {}, marks=pytest.mark.slow),
         ("gbce", {"n_negatives": 3}),
         ("importance_sampled_softmax", {"negatives": "in_batch", "n_negatives": 3, "exclude_target": True}),
         ("scaled_cross_entropy", {"negatives": "popularity", "n_negatives": 3, "exclude_target": True}),
-        ("noise_contrastive", {"n_negatives": 3, "exclude_target": True}),
+        pytest.param("noise_contrastive", {"n_negatives": 3, "exclude_target": True}, marks=pytest.mark.slow),
     ],
 )
 def test_every_loss_falls(loss, options):
@@ -454,7 +461,7 @@ class TestSparse:
             states.append(step(states[-1], log, batch, jax.random.key(3 + number))[0])
         return states
 
-    @pytest.mark.parametrize("name", ["gru4rec", "sasrec"])
+    @pytest.mark.parametrize("name", ["gru4rec", pytest.param("sasrec", marks=pytest.mark.slow)])
     def test_the_first_step_is_that_of_all_rows(self, name):
         # By their gradients: a gradient of 0, as a bias of attention's keys has, is rounding that Adam blows up.
         dense, sparse = (gradient(self.steps(1, name, **options)[1]) for options in ({}, {"sparse": True}))

@@ -346,7 +346,9 @@ def test_shared_rows_draw_in_proportion_to_all_clicks_of_an_item(log, name):
     np.testing.assert_allclose(logs["loss"], expected[kept].mean(), rtol=2e-5)
 
 
-@pytest.mark.parametrize("hits", [False, True], ids=["hits_kept", "hits_removed"])
+@pytest.mark.parametrize(
+    "hits", [pytest.param(False, marks=pytest.mark.slow), True], ids=["hits_kept", "hits_removed"]
+)
 @pytest.mark.parametrize("name", ["ssl_pop", "mns", "bir", "xir"])
 def test_chunks_of_shared_rows(log, name, hits):
     """Fourteen users, or sixteen clicks, in chunks of four: of the users the last chunk is filled up."""

@@ -40,7 +40,13 @@ ITEMS = [[4], [0, 8], [3, 3, 5]]
 USERS = np.array([3, 0, 1], np.int32)
 
 
-@pytest.fixture(scope="module", params=BUILD)
+# What holds for SASRec is asked of its other forms in ``make test-all``.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("sasrec_") else ()) for name in BUILD
+    ],
+)
 def name(request):
     return request.param
 

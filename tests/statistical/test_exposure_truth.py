@@ -71,6 +71,7 @@ def test_biif_finds_exposure_that_differs_by_user(rng):
     assert pcc(exposure_by_biif(train, dim), exposure) > popularity + 0.25
 
 
+@pytest.mark.slow
 def test_biif_finds_nothing_of_it_with_its_own_pairs(rng):
     """The same claim, data and settings with the "probably exposed" pairs of 3.1. Verdict: no.
 
@@ -92,6 +93,7 @@ def test_biif_finds_nothing_of_it_with_its_own_pairs(rng):
         assert pcc(estimate, exposure) < 0.2
 
 
+@pytest.mark.slow
 def test_cjmf_is_nearer_to_exposure_than_theta_as_it_takes_no_square_root():
     """(w sigma + (1 - w) pop)^power is near to linear in the popularity c_i / max c, before any training.
 
