@@ -481,7 +481,7 @@ def test_tdr_cl_needs_propensities_of_all_pairs():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name not in ("dr_jl", "badr", "eib") else ())
+        pytest.param(name, marks=pytest.mark.slow if name not in ("dr_jl", "badr", "sndr") else ())
         for name in CASES
     ],
 )
