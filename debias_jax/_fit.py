@@ -173,10 +173,9 @@ class Task(NamedTuple):
     settings: dict[str, Any]
 
 
-def make_task(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset, *, label: str) -> Task:
+def make_task(config: ConfigDict, entry: Mapping[str, Any], dataset: Dataset) -> Task:
     """The method of a variant, the training data on the device, and how validation is read."""
     method = build_for(config, entry, dataset)
-    check_labels(label, entry, method, dataset)
     train = training.data_for(method, dataset)
     judge = make_judge(config, dataset, "validation", history=history_of(method))
     return Task(method, train, _validation_settings(config, method, judge, train, dataset))
@@ -205,7 +204,8 @@ def fit(
     ``on_accept(resumed)`` is called once the folder is locked and its checkpoint, if any, is known to be of this
     very configuration: only then may records in it be written. ``keep`` is that of ``training.fit_many``.
     """
-    method, train, settings = task or make_task(config, entry, dataset, label=label)
+    method, train, settings = task or make_task(config, entry, dataset)
+    check_labels(label, entry, method, dataset)
     keys = jnp.stack([training.run_key(run["seed"]) for run in runs])
     names = [name for name in runs[0] if name != "seed"]
     hparams = {name: np.asarray([run[name] for run in runs], np.float32) for name in names}
@@ -284,7 +284,7 @@ def load(
     """
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} holds no checkpoint of {label}; train first with launch/train.py")
-    method, train, settings = make_task(config, entry, dataset, label=label)
+    method, train, settings = make_task(config, entry, dataset)
     own = fingerprint(config, entry, dataset, runs, method)
     with checkpoint.Checkpointer(folder / "checkpoints", fingerprint=own) as saver:
         result, done, active = training.load_many(

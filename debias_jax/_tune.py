@@ -333,7 +333,7 @@ def _search(
                 shutil.rmtree(leftover)
         if start == stop:
             return
-        task = task or make_task(config, plan.entry, dataset, label=plan.name)
+        task = task or make_task(config, plan.entry, dataset)
         trials = _run_batch(config, plan, dataset, folder, task, finished[:start], stop)
         # A kill may have come between two trials of this very batch.
         for trial in trials[len(finished) - start :]:

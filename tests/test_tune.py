@@ -58,11 +58,11 @@ def shared_tasks():
     """Searches of one variant, data and training share a task, and so what was compiled for it."""
     tasks, make = {}, _tune.make_task
 
-    def shared(config, entry, dataset, *, label):
+    def shared(config, entry, dataset):
         parts = (config.data, config.model, config.protocol, config.train, entry)
         key = json.dumps([_config.to_dict(part) for part in parts])
         if key not in tasks:
-            tasks[key] = make(config, entry, dataset, label=label)
+            tasks[key] = make(config, entry, dataset)
         return tasks[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -280,6 +280,22 @@ class TestResume:
         tune(make_config("mf", first=FIRST, trials=2), tmp_path)
         (one,) = tune(make_config("mf", first=FIRST, trials=5), tmp_path).results
         assert one["trials"] == 5
+        assert rows(tmp_path / "mf") == rows(folder / "mf")
+
+    def test_an_interruption_between_two_trials_of_a_batch(self, finished, tmp_path, monkeypatch):
+        folder, _ = finished
+        add_trial = optuna.study.Study.add_trial
+
+        def add_or_stop(study, trial):
+            if len(study.get_trials(deepcopy=False)) == 3:
+                raise KeyboardInterrupt
+            add_trial(study, trial)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(optuna.study.Study, "add_trial", add_or_stop)
+            tune(make_config("mf", first=FIRST), tmp_path)
+        assert len(rows(tmp_path / "mf")) == 2
+        tune(make_config("mf", first=FIRST), tmp_path)
         assert rows(tmp_path / "mf") == rows(folder / "mf")
 
     @pytest.mark.slow

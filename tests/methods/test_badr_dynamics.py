@@ -24,7 +24,7 @@ PUBLISHED = {
     "imputation_weight_decay": 3.394376569365401e-07,
     "min_propensity": 0.08849835812057934,
 }
-SEEDS = (0, 1)
+SEEDS = (0,)
 
 
 def pseudo_logits(epochs):
@@ -61,7 +61,6 @@ def pseudo_logits(epochs):
     return np.asarray(train(training.train_data(log), keys))
 
 
-@pytest.mark.slow
 def test_only_saturation_stops_the_pseudo_labels_and_it_stops_them_at_zero(monkeypatch):
     saturating = pseudo_logits(epochs=100)
     monkeypatch.setattr(doubly_robust, "saturating_cross_entropy", doubly_robust.cross_entropy)

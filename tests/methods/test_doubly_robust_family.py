@@ -225,7 +225,10 @@ def _check_loss_and_gradient(step, group, params, loss, rng):
     np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-4 * scale)
 
 
-# Every method in one frame and one method in every frame; the rest of the table by ``make test-all``.
+IN_EVERY_FRAME = ("dr_jl", "badr", "tdr_cl", "tdr_cl_squared")
+"""Two of those that share the code of frames, and those that have their own; the rest by ``make test-all``."""
+
+
 @pytest.mark.parametrize(
     ("name", "frame"),
     [
@@ -233,7 +236,7 @@ def _check_loss_and_gradient(step, group, params, loss, rng):
             pytest.param(
                 name,
                 frame,
-                marks=pytest.mark.slow if frame != "pairs" and name not in ("dr_jl", "badr") else (),
+                marks=pytest.mark.slow if frame != "pairs" and name not in IN_EVERY_FRAME else (),
             )
             for frame in FRAMES
             for name in CASES
@@ -481,7 +484,10 @@ def test_tdr_cl_needs_propensities_of_all_pairs():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name not in ("dr_jl", "badr", "sndr") else ())
+        pytest.param(
+            name,
+            marks=pytest.mark.slow if name not in ("dr_jl", "badr", "eib", "sndr", "tdr_cl_squared") else (),
+        )
         for name in CASES
     ],
 )

@@ -200,7 +200,7 @@ SAMPLED = {
 }
 
 
-GATHERED_ALIKE = ("noise_contrastive", "negative_sampling", "importance_sampled_softmax", "bpr")
+GATHERED_ALIKE = ("negative_sampling", "importance_sampled_softmax", "bpr")
 """Losses that are computed of the same draws by the same code as others."""
 
 
@@ -461,7 +461,7 @@ class TestSparse:
             states.append(step(states[-1], log, batch, jax.random.key(3 + number))[0])
         return states
 
-    @pytest.mark.parametrize("name", ["gru4rec", pytest.param("sasrec", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("name", [pytest.param("gru4rec", marks=pytest.mark.slow), "sasrec"])
     def test_the_first_step_is_that_of_all_rows(self, name):
         # By their gradients: a gradient of 0, as a bias of attention's keys has, is rounding that Adam blows up.
         dense, sparse = (gradient(self.steps(1, name, **options)[1]) for options in ({}, {"sparse": True}))

@@ -347,9 +347,13 @@ def test_shared_rows_draw_in_proportion_to_all_clicks_of_an_item(log, name):
 
 
 @pytest.mark.parametrize(
-    "hits", [pytest.param(False, marks=pytest.mark.slow), True], ids=["hits_kept", "hits_removed"]
+    ("name", "hits"),
+    [
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("ssl_pop", "mns", "bir")),
+        *(("xir", False), ("ssl_pop", True), ("mns", True), ("bir", True)),
+        pytest.param("xir", True, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("name", ["ssl_pop", "mns", "bir", "xir"])
 def test_chunks_of_shared_rows(log, name, hits):
     """Fourteen users, or sixteen clicks, in chunks of four: of the users the last chunk is filled up."""
     steps = [

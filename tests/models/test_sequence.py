@@ -40,13 +40,7 @@ ITEMS = [[4], [0, 8], [3, 3, 5]]
 USERS = np.array([3, 0, 1], np.int32)
 
 
-# What holds for SASRec is asked of its other forms in ``make test-all``.
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.slow if name.startswith("sasrec_") else ()) for name in BUILD
-    ],
-)
+@pytest.fixture(scope="module", params=BUILD)
 def name(request):
     return request.param
 
