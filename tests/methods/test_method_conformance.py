@@ -214,6 +214,7 @@ def _carried(name):
     return len(state.params), bool(jax.tree.leaves(state.extra))
 
 
+@functools.cache
 def _shapes(name):
     """The first state, and that after a step; traced, not compiled."""
     method, train = _method(name), _data(name)
