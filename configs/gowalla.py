@@ -18,8 +18,18 @@ PUBLISHED = {
 }
 """Settings of all variants: published ones, and no search of ours."""
 
-FIRST = {"default": [{"lr": 1e-2, "weight_decay": 1e-5}]}
-"""What the released program sets for this dataset."""
+FIRST = {
+    "default": [
+        {"lr": 1e-2, "weight_decay": 1e-5},
+        {"lr": 3e-3, "weight_decay": 1e-5},
+        {"lr": 1e-2, "weight_decay": 1e-4},
+    ],
+    "xir": [{"lr": 1e-2, "weight_decay": 1e-5, "cache_weight": 0.2}],
+}
+"""What the released program sets for this dataset, then one step away from it in each direction."""
+
+SPACE = {"lr": ("log", 1e-3, 3e-2), "weight_decay": ("log", 1e-6, 1e-3)}
+"""Narrower ranges than for small data: a trial of ten epochs takes minutes, so a search has few."""
 
 GROUPS = {
     "table": experiment.RETRIEVAL,
@@ -46,4 +56,5 @@ def get_config(method: str = ""):
         config.tune.first = FIRST
         config.seeds = (10, 20)
         experiment.retrieval_settings(config)
+        config.tune.space.default = SPACE
     return config

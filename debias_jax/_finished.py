@@ -1,16 +1,17 @@
 """Finished runs below a folder: a setting's seeds are taken together, in however many runs they were trained.
 
 A long run of one seed is best a process of its own, in a folder of its own name. What makes runs parts of one cell is
-that their resolved settings differ in the seeds alone.
+that their resolved settings differ in the seeds alone. A record is what a table reads of a run, in one small file: it
+outlives the run's folder, and a table of many hours need not be trained in one place.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from debias_jax import _results
 from debias_jax.errors import ConfigError
-from debias_jax.training.writers import read_jsonl
+from debias_jax.training import writers
 
 _NOT_OF_THE_SETTING = ("lr", "weight_decay", "save_seconds", "strategy")
 """Keys of ``config.train`` that stand among the hyperparameters, or do not change what is trained."""
@@ -20,7 +21,8 @@ class Run(NamedTuple):
     """A finished run of one variant.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies; of a record its file.
+        dataset: the dataset's name.
         variant: its name.
         seeds: each trained for itself.
         settings: what was trained and how it was scored, all resolved; runs that agree on it are parts of one cell.
@@ -31,6 +33,7 @@ class Run(NamedTuple):
     """
 
     folder: pathlib.Path
+    dataset: str
     variant: str
     seeds: tuple[int, ...]
     settings: dict[str, Any]
@@ -86,14 +89,60 @@ def runs_below(folder: pathlib.Path, dataset: str) -> Iterator[Run]:
             yield _read(path.parent, results)
 
 
-def cells_by_variant(folder: pathlib.Path, dataset: str) -> dict[str, Cell]:
-    """The finished runs below a folder by variant, the seeds of each together.
+def gather(workdir: pathlib.Path, dataset: str, records: pathlib.Path | None) -> list[Run]:
+    """The finished runs of a dataset below a workdir; with a folder of records those are added to it, and all of its
+    runs returned.
+
+    A run of ``workdir/a/b`` is recorded in ``records/a/<variant>_<seeds>.json``, in place of what is there of the same
+    settings.
+
+    Raises:
+        ConfigError: a file of a run cannot be read, a file of the records is none, or the record of a run is of other
+            settings.
+    """
+    if records is None:
+        return list(runs_below(workdir, dataset))
+    for run in runs_below(workdir, dataset):
+        name = f"{run.variant}_{'_'.join(map(str, run.seeds))}.json"
+        _record(run, records / run.folder.relative_to(workdir).parent / name)
+    recorded = (_read_record(path) for path in sorted(records.rglob("*.json")))
+    return [run for run in recorded if run.dataset == dataset]
+
+
+def shown_folder(records: pathlib.Path | None) -> str:
+    """What a page says about where the runs that it shows are kept."""
+    return "DIR" if records is None else "DIR and all that are recorded"
+
+
+def _record(run: Run, path: pathlib.Path) -> None:
+    if path.exists():
+        difference = first_difference(_read_record(path).settings, run.settings)
+        if difference is not None:
+            name, here, there = difference
+            raise ConfigError(
+                f"{path} records a run that differs from {run.folder} in {name} ({here} and {there}); remove it if the "
+                "new settings are meant, or keep other records for them"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers.write_json(path, {name: value for name, value in run._asdict().items() if name != "folder"})
+
+
+def _read_record(path: pathlib.Path) -> Run:
+    fields = _results.read_json(path)
+    if not isinstance(fields, dict) or {*fields, "folder"} != {*Run._fields}:
+        raise ConfigError(f"{path} is no record of a run as launch/reproduce.py writes them; move it away")
+    curves = [[(epoch, value) for epoch, value in curve] for curve in fields["curves"]]
+    return Run(**fields | {"folder": path, "seeds": tuple(fields["seeds"]), "curves": curves})
+
+
+def cells_by_variant(runs: Iterable[Run]) -> dict[str, Cell]:
+    """Runs by variant, the seeds of each together.
 
     Raises:
         ConfigError: two runs of a variant hold the same seed, or differ in more than their seeds.
     """
     found: dict[str, list[Run]] = {}
-    for run in runs_below(folder, dataset):
+    for run in runs:
         found.setdefault(run.variant, []).append(run)
     return {variant: together(runs) for variant, runs in found.items()}
 
@@ -150,7 +199,7 @@ def _read(folder: pathlib.Path, results: Mapping[str, Any]) -> Run:
     monitor, seeds = config["protocol"]["monitor"], tuple(results["seeds"])
     curves: list[list[tuple[int, float]]] = [[] for _ in seeds]
     epochs = [0] * len(seeds)
-    for row in read_jsonl(folder / "metrics.jsonl"):
+    for row in writers.read_jsonl(folder / "metrics.jsonl"):
         number = row["run"]
         # A run that rests while the others train on has no loss.
         if row.get("loss") is not None:
@@ -164,4 +213,6 @@ def _read(folder: pathlib.Path, results: Mapping[str, Any]) -> Run:
     }
     settings["validation"] = {name: config["protocol"][name] for name in ("validation", "monitor")}
     values = {metric: entry["values"] for metric, entry in results["metrics"].items()}
-    return Run(folder, results["variant"], seeds, settings, monitor, values, curves, epochs)
+    return Run(
+        folder, results["dataset"], results["variant"], seeds, settings, monitor, values, curves, epochs
+    )

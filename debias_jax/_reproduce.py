@@ -172,6 +172,8 @@ def command_of(
     *,
     section: str | None = None,
     tuned: str | None = None,
+    records: str | None = None,
+    train: bool = True,
 ) -> str:
     """The command of a section as its readers can run it: no path of the machine that ran it.
 
@@ -181,6 +183,8 @@ def command_of(
         overrides: of single keys of the config, in the order in which they were given.
         section: ``--section``, if given.
         tuned: ``--tuned``, if given.
+        records: ``--records``, if given.
+        train: ``--train``.
 
     Returns:
         The command with the workdir as ``DIR``, and what else is an absolute path as a word in capitals.
@@ -200,6 +204,8 @@ def command_of(
         given.append(f"--config.{key}={shown(value, 'DATA') if key == 'data.path' else value}")
     given += [] if section is None else [f"--section={section}"]
     given += [] if tuned is None else [f"--tuned={shown(tuned, 'TUNED.json')}"]
+    given += [] if records is None else [f"--records={shown(records, 'RECORDS')}"]
+    given += [] if train else ["--notrain"]
     return shlex.join(["python", "launch/reproduce.py", *given, "--workdir=DIR"])
 
 
@@ -211,6 +217,8 @@ def reproduce(
     command: str,
     docs: str = "docs",
     section: str | None = None,
+    records: str | None = None,
+    train: bool = True,
 ) -> str:
     """Runs the config (or reads its finished workdir) and writes the table's section of ``docs/results.md``.
 
@@ -221,15 +229,25 @@ def reproduce(
         command: the command to print in the section.
         docs: folder of ``results.md``, ``published/`` and ``figures/``.
         section: name of the section; default the table's, with the dataset for a table of several.
+        records: folder of records of finished runs; tables and figures of next-item models alone.
+        train: False shows what is finished; as for ``records``.
 
     Returns:
         The section.
 
     Raises:
-        ConfigError: the table is unknown or not of this dataset, or the runs do not measure what it compares.
+        ConfigError: the table is unknown or not of this dataset, the runs do not measure what it compares, or it is
+            none that is put together from finished runs.
         DataError: the published figures, the page or its section are missing; nothing is trained then.
     """
     choose("table", table, {**TABLES, **OWN, **FIGURES, **_sequence_tables.TABLES})
+    of_finished_runs = table in _sequence_tables.TABLES or table == "sce_figures"
+    if (records is not None or not train) and not of_finished_runs:
+        raise ConfigError(
+            f"--records and --notrain are for tables and figures of next-item models, and {table} is none; leave them "
+            "out, it reads back what is finished in its workdir"
+        )
+    finished = {"records": records and pathlib.Path(records), "train": train} if of_finished_runs else {}
     dataset, _ = experiment.load_dataset(config)
     page = pathlib.Path(docs) / "results.md"
     if table in TABLES:
@@ -249,11 +267,11 @@ def reproduce(
         _markdown.cut_at_section(page, section)
         if table in _sequence_tables.TABLES:
             text = _sequence_tables.write(
-                table, config, pathlib.Path(workdir), dataset, command, pathlib.Path(docs)
+                table, config, pathlib.Path(workdir), dataset, command, pathlib.Path(docs), **finished
             )
         elif table in FIGURES:
             folder = pathlib.Path(docs) / "figures"
-            text = FIGURES[table](config, pathlib.Path(workdir), dataset, command, folder)
+            text = FIGURES[table](config, pathlib.Path(workdir), dataset, command, folder, **finished)
         else:
             text = _own_table(config, pathlib.Path(workdir), dataset.name, command, baseline=OWN[table])
     _markdown.replace_section(page, section, text)

@@ -6,7 +6,7 @@ has, and draws them with all that were run before.
 
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from debias_jax import _markdown, _plots
 from debias_jax._build import model_settings
 from debias_jax._config import only
-from debias_jax._finished import Cell, Run, runs_below, together
+from debias_jax._finished import Cell, Run, gather, shown_folder, together
 from debias_jax._rows import changed, run_rows
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, require_extra
@@ -64,7 +64,14 @@ Points = dict[Point, Cell]
 
 
 def draw(
-    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, command: str, folder: pathlib.Path
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    command: str,
+    folder: pathlib.Path,
+    *,
+    records: pathlib.Path | None = None,
+    train: bool = True,
 ) -> str:
     """Runs what the config names, and draws what is finished below the workdir.
 
@@ -74,6 +81,8 @@ def draw(
         dataset: the config's.
         command: to print in the section.
         folder: of the images, beside the page.
+        records: of finished runs, which are shown too; those of the workdir are added.
+        train: whether the config's variants are run, where False shows what there is.
 
     Returns:
         The section: the images that have a point, and the numbers of each.
@@ -86,19 +95,19 @@ def draw(
     require_extra("matplotlib", "plot")
     if config.protocol.metrics and METRIC not in config.protocol.metrics:
         raise ConfigError(f"the figures show {METRIC}; add it to config.protocol.metrics")
-    wanted = {name: _asked_for(config, name) for name in config.methods}
+    wanted = {name: _asked_for(config, name) for name in config.methods if train}
     for name, point in wanted.items():
         # As in Table 2.
         patient = {"train": {"patience": 0}} if point.loss in _SLOW else {}
         run_rows(changed(only(config, name), patient), workdir / point.folder())
-    points = finished(workdir, dataset.name)
+    points = points_of(gather(workdir, dataset.name, records))
     folder.mkdir(parents=True, exist_ok=True)
     of_all_items = _values(points, "CE").get(None, {}).get(None)
     levels = {"CE": statistics.fmean(of_all_items)} if of_all_items else {}
     lines = [
         f"### {dataset.name}: Figures 2-4 of Xu et al. (2024), SASRec",
         "",
-        f"`{command}`; the figures show every run below DIR. The paper prints no numbers for them.",
+        f"`{command}`; the figures show every run below {shown_folder(records)}. The paper prints no numbers for them.",
         "",
     ]
 
@@ -129,14 +138,14 @@ def draw(
     return "\n".join([*lines, *_table(points)])
 
 
-def finished(workdir: pathlib.Path, dataset: str) -> Points:
-    """The points that are finished below a workdir, losses in the order of the figures.
+def points_of(runs: Iterable[Run]) -> Points:
+    """The points among runs, losses in the order of the figures.
 
     Raises:
         ConfigError: two runs of a point hold the same seed, or differ in more than their seeds.
     """
     found: dict[Point, list[Run]] = {}
-    for run in runs_below(workdir, dataset):
+    for run in runs:
         point = _point(run.settings["options"], run.settings["hparams"], run.settings["model"])
         if point is not None:
             found.setdefault(point, []).append(run)

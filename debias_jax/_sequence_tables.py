@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from debias_jax import _markdown
 from debias_jax._config import choose
-from debias_jax._finished import Cell, cells_by_variant
+from debias_jax._finished import Cell, cells_by_variant, gather, shown_folder
 from debias_jax._rows import changed, run_rows
 from debias_jax._sequence_variants import SCE_TABLE, SEQUENCE_LOSSES
 from debias_jax.data.types import Dataset
@@ -122,7 +122,15 @@ Cells = dict[tuple[str, str], dict[str, Any]]
 
 
 def write(
-    name: str, config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, command: str, docs: pathlib.Path
+    name: str,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    command: str,
+    docs: pathlib.Path,
+    *,
+    records: pathlib.Path | None = None,
+    train: bool = True,
 ) -> str:
     """The section of a table: what the config names is run, what was run before is read back.
 
@@ -133,6 +141,8 @@ def write(
         dataset: the config's.
         command: to print.
         docs: folder of ``published/``.
+        records: of finished runs, which are shown too; those of the workdir are added.
+        train: whether the config's variants are run, where False shows what there is.
 
     Returns:
         The section.
@@ -151,16 +161,17 @@ def write(
     lines = [
         f"### {dataset.name}, protocol `{config.protocol.test}` (Xu et al. 2024, {table.source})",
         "",
-        f"`{command}`; the section shows every run below DIR. Published: as printed. Logs: mean over five seeds of the "
-        "logs released with the paper, and their sd of NDCG@10. Ours: mean ± sd over seeds. Epochs: trained, and the "
-        "best on validation, of each seed.",
+        f"`{command}`; the section shows every run below {shown_folder(records)}. Published: as printed. Logs: mean "
+        "over five seeds of the logs released with the paper, and their sd of NDCG@10. Ours: mean ± sd over seeds. "
+        "Epochs: trained, and the best on validation, of each seed.",
         "",
     ]
     missing: dict[str, None] = {}
     for block in table.blocks(short):
         folder = workdir / block.folder
-        run_rows(block.change(config), folder)
-        own = cells_by_variant(folder, dataset.name)
+        if train:
+            run_rows(block.change(config), folder)
+        own = cells_by_variant(gather(folder, dataset.name, records and records / block.folder))
         published = published_cells(docs / "published" / table.published, short, block.settings)
         logs = published_cells(docs / "published" / "sce_logs.json", short, {})
         with_logs = name in ("sce_table5", "sce_table7")

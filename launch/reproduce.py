@@ -7,7 +7,11 @@ python launch/reproduce.py --table=retrieval --config=configs/ml_100k_retrieval.
 python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:sasrec_ce,sasrec_sce --workdir=runs/beauty
 python launch/reproduce.py --table=bir_figure7 --config=configs/ml_100k_retrieval.py:figure7 --workdir=runs/figure7
 
-Each row is a run in a folder of its own: the same command resumes, and reads back what is finished.
+Each row is a run in a folder of its own: the same command resumes, and reads back what is finished. Tables of next-item
+models take hours, and are put together from what is finished, here and in records of other machines:
+
+python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:table5 --workdir=runs/beauty \
+    --records=docs/runs/beauty --notrain
 """
 
 from absl import flags
@@ -26,6 +30,12 @@ _SECTION = flags.DEFINE_string(
     "section", None, "Section of docs/results.md to write; default the table's own."
 )
 _TUNED = flags.DEFINE_string("tuned", None, "tuned.json of launch/tune.py, with settings for the variants.")
+_RECORDS = flags.DEFINE_string(
+    "records",
+    None,
+    "Folder of small records of finished runs: those of the workdir are added, and all are shown.",
+)
+_TRAIN = flags.DEFINE_boolean("train", True, "Run what the config names; --notrain shows what is finished.")
 
 
 def _main():
@@ -38,10 +48,18 @@ def _main():
         config.override_values,
         section=_SECTION.value,
         tuned=_TUNED.value,
+        records=_RECORDS.value,
+        train=_TRAIN.value,
     )
     print(
         _reproduce.reproduce(
-            _TABLE.value, _CONFIG.value, _WORKDIR.value, command=command, section=_SECTION.value
+            _TABLE.value,
+            _CONFIG.value,
+            _WORKDIR.value,
+            command=command,
+            section=_SECTION.value,
+            records=_RECORDS.value,
+            train=_TRAIN.value,
         )
     )
 

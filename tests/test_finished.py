@@ -11,7 +11,7 @@ from debias_jax.errors import ConfigError
 
 
 def cells(folder, dataset="beauty"):
-    return _finished.cells_by_variant(folder, dataset)
+    return _finished.cells_by_variant(_finished.runs_below(folder, dataset))
 
 
 def test_seeds_of_several_runs_are_in_their_order_each_with_its_own(tmp_path):
@@ -78,3 +78,51 @@ def test_real_runs_of_one_variant_alone_and_beside_another(tmp_path):
     cell = cells(tmp_path, "synthetic")["mf"]
     assert cell.seeds == [0, 1] and cell.epochs == [2, 2]
     assert len(cell.values["ndcg@5"]) == 2
+
+
+class TestRecords:
+    def test_a_record_says_of_a_run_all_that_its_folder_said(self, tmp_path):
+        finish(
+            tmp_path / "runs" / "K_10", "sasrec_ce", [0.3, 0.4], name="late", seeds=(4, 1), epochs=(10, 15)
+        )
+        finish(tmp_path / "runs", "sasrec_sce", [0.1], seeds=(0,))
+        finish(tmp_path / "runs", "caser_ce", [0.1], seeds=(0,), dataset="ml_1m")
+        seen = list(_finished.runs_below(tmp_path / "runs", "beauty"))
+        records = tmp_path / "records"
+        runs = _finished.gather(tmp_path / "runs", "beauty", records)
+        files = sorted(str(path.relative_to(records)) for path in records.rglob("*.json"))
+        assert files == ["K_10/sasrec_ce_4_1.json", "sasrec_sce_0.json"]
+        assert [run._replace(folder=None) for run in runs] == [run._replace(folder=None) for run in seen]
+        assert [run.folder for run in runs] == [records / name for name in files]
+
+    def test_runs_of_several_machines_are_one_cell(self, tmp_path):
+        records = tmp_path / "records"
+        for seed, value in ((1, 0.5), (0, 0.3)):
+            finish(tmp_path / f"machine_{seed}", "sasrec_ce", [value], seeds=(seed,))
+            runs = _finished.gather(tmp_path / f"machine_{seed}", "beauty", records)
+        assert _finished.cells_by_variant(runs)["sasrec_ce"].values["ndcg@10"] == [0.3, 0.5]
+        assert _finished.gather(tmp_path / "no_such_folder", "beauty", records) == runs
+        assert _finished.gather(tmp_path / "no_such_folder", "ml_1m", records) == []
+
+    def test_a_run_that_was_trained_again_takes_the_place_of_its_record(self, tmp_path):
+        for name, value in (("first", 0.5), ("second", 0.6)):
+            finish(tmp_path / name, "sasrec_ce", [value], seeds=(0,))
+            (run,) = _finished.gather(tmp_path / name, "beauty", tmp_path / "records")
+            assert run.values["ndcg@10"] == [value]
+
+    def test_a_record_of_other_settings_is_not_overwritten(self, tmp_path):
+        finish(tmp_path / "first", "sasrec_ce", [0.5], seeds=(0,))
+        _finished.gather(tmp_path / "first", "beauty", tmp_path / "records")
+        second = finish(tmp_path / "second", "sasrec_ce", [0.6], seeds=(0,), train={"epochs": 300})
+        path = tmp_path / "records" / "sasrec_ce_0.json"
+        before = path.read_bytes()
+        said = f"{path} records a run that differs from {second} in train.epochs (200 and 300)"
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            _finished.gather(tmp_path / "second", "beauty", tmp_path / "records")
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("text", ["[]", "{}", '{"variant": "sasrec_ce", "seeds": [0]}'])
+    def test_another_file_among_the_records(self, tmp_path, text):
+        (tmp_path / "other.json").write_text(text)
+        with pytest.raises(ConfigError, match="other.json is no record of a run"):
+            _finished.gather(tmp_path / "runs", "beauty", tmp_path)

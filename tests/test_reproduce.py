@@ -235,6 +235,13 @@ def test_the_command_of_one_row_is_that_of_the_table_with_its_name_alone():
     )
 
 
+@pytest.mark.parametrize("more", [{"train": False}, {"records": "records"}])
+@pytest.mark.parametrize("table", ["biif_table2", "retrieval", "bir_figure7"])
+def test_tables_that_are_run_as_a_whole_have_no_records(tmp_path, table, more):
+    with pytest.raises(ConfigError, match=f"{table} is none; leave them out"):
+        _reproduce.reproduce(table, small_config("mf"), str(tmp_path), command="", **more)
+
+
 class TestCommand:
     def test_paths_of_the_machine_are_words(self, tmp_path):
         command = _reproduce.command_of(
@@ -249,6 +256,11 @@ class TestCommand:
             *("--config.seeds=(0, 1)", "--config.data.path=DATA", "--config.data.split={'name': 'biif'}"),
             *("--section=x", "--tuned=TUNED.json", "--workdir=DIR"),
         ]
+
+    def test_what_shows_finished_runs_alone(self, tmp_path):
+        for records, shown in (("docs/runs", "docs/runs"), (f"{tmp_path}/records", "RECORDS")):
+            command = _reproduce.command_of("t", "configs/x.py:a", {}, records=records, train=False)
+            assert command.endswith(f"--config=configs/x.py:a --records={shown} --notrain --workdir=DIR")
 
     def test_paths_below_the_repository_stay(self):
         command = _reproduce.command_of(

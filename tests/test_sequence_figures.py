@@ -1,11 +1,14 @@
 """The figures over eta, K and alpha: which run is which point, what is run, what is drawn and written."""
 
+import shutil
+
 import numpy as np
 import pytest
 from reference.runs import finish
 from reference.tables import ROOT, cells, load_config
 
 from debias_jax import _reproduce, _sequence_figures
+from debias_jax._finished import runs_below
 from debias_jax._sequence_figures import Point
 from debias_jax.data import synthetic_sequences
 from debias_jax.errors import ConfigError
@@ -46,9 +49,9 @@ def calls(monkeypatch):
     return calls
 
 
-def draw(config, tmp_path):
+def draw(config, tmp_path, **more):
     dataset = synthetic_sequences.generate(seed=0, n_users=5, n_items=40).replace(name="beauty")
-    return _sequence_figures.draw(config, tmp_path / "runs", dataset, "COMMAND", tmp_path / "figures")
+    return _sequence_figures.draw(config, tmp_path / "runs", dataset, "COMMAND", tmp_path / "figures", **more)
 
 
 class TestWhatIsDrawn:
@@ -97,6 +100,17 @@ class TestWhatIsDrawn:
         ]
         assert cells(text.splitlines(), "| SCE |")[3] == "0.0600 ± 0.0141"
 
+    def test_recorded_points_without_training(self, tmp_path, calls):
+        # A variant that is no point: nothing of the config is asked for.
+        config, records = load_config("beauty", "caser_ce"), tmp_path / "records"
+        for k in (10, 500):
+            put(tmp_path / "runs", f"K_{k}", [0.05, 0.07], {**SCE, "n_negatives": k}, {"alpha": 5.0})
+            text = draw(config, tmp_path, records=records, train=False)
+            shutil.rmtree(tmp_path / "runs")
+        assert calls == []
+        rows = [row for row in text.splitlines() if row.startswith("| SCE |")]
+        assert [row.split(" | ")[2] for row in rows] == ["10", "500"]
+
     @pytest.mark.parametrize(
         ("settings", "options"),
         [
@@ -110,7 +124,7 @@ class TestWhatIsDrawn:
     def test_other_runs_are_no_points(self, tmp_path, settings, options):
         settings = {"hparams": {"alpha": 5.0}, "options": options, **settings}
         finish(tmp_path, "other", [0.5, 0.6], settings=settings)
-        assert _sequence_figures.finished(tmp_path, "beauty") == {}
+        assert _sequence_figures.points_of(runs_below(tmp_path, "beauty")) == {}
 
 
 class TestWhatIsRun:
@@ -160,7 +174,7 @@ class TestWhatIsRun:
             for _ in range(2)
         ]
         assert sections[0] == sections[1] and sections[0] in (tmp_path / "results.md").read_text()
-        (point,) = _sequence_figures.finished(tmp_path / "runs", name)
+        (point,) = _sequence_figures.points_of(runs_below(tmp_path / "runs", name))
         assert point == Point("SCE", 100.0, 3)
         assert (tmp_path / "runs" / "alpha_100_K_3" / "sasrec_sce" / "results.json").exists()
 

@@ -26,8 +26,10 @@ def dataset_named(name):
     return synthetic_sequences.generate(seed=0, n_users=5, n_items=40).replace(name=name)
 
 
-def section(name, config, tmp_path, dataset="beauty"):
-    return _sequence_tables.write(name, config, tmp_path, dataset_named(dataset), "COMMAND", ROOT / "docs")
+def section(name, config, tmp_path, dataset="beauty", **more):
+    return _sequence_tables.write(
+        name, config, tmp_path, dataset_named(dataset), "COMMAND", ROOT / "docs", **more
+    )
 
 
 def test_a_row_has_the_paper_the_logs_ours_and_the_epochs(tmp_path, nothing_trains):
@@ -103,6 +105,18 @@ def test_seeds_of_one_variant_are_one_row_in_whatever_folders_they_lie(tmp_path,
     row = cells(lines, "| sasrec_ce |")
     # By hand: mean .060, sd .002.
     assert row[-3:] == ["0.0600 ± 0.0020", "0, 1, 2", "15 (10), 15 (15), 10 (10)"]
+
+
+def test_runs_of_other_machines_stand_in_their_blocks_and_nothing_is_trained(tmp_path, nothing_trains):
+    records = tmp_path / "records"
+    config = config_of("beauty", "sasrec_ce")
+    for seed, value in ((0, 0.058), (1, 0.060)):
+        finish(tmp_path / f"machine_{seed}" / "length_20", "sasrec_ce", [value], seeds=(seed,))
+        text = section("sce_table8", config, tmp_path / f"machine_{seed}", records=records, train=False)
+    assert nothing_trains == []
+    (row,) = (line for line in text.splitlines() if line.startswith("| sasrec_ce |"))
+    assert "0.0590 ± 0.0014" in row and "every run below DIR and all that are recorded." in text
+    assert text.index("histories of 20 items") < text.index(row) < text.index("histories of 50 items")
 
 
 def test_what_does_not_fit_is_said(tmp_path, nothing_trains):
