@@ -24,7 +24,7 @@ FIRST = {
         {"lr": lr, "weight_decay": weight_decay}
         for lr, weight_decay in (
             *((1e-2, 1e-5), (5e-3, 1e-5), (5e-3, 5e-6), (1e-2, 5e-6)),
-            *((2e-2, 5e-6), (2e-2, 1e-5), (1e-2, 2e-5), (5e-3, 2e-5)),
+            *((2e-2, 5e-6), (2e-2, 1e-5), (1e-2, 2.5e-6), (5e-3, 2.5e-6)),
         )
     ]
 }

@@ -9,8 +9,7 @@ r"""The user's own log of events: a user, an item and a timestamp column; the ne
 Users and items of fewer than five events are left out (``data.options.min_user_rows``, ``min_item_rows``; 0 for none).
 The last event of each user is the test and the one before it chooses the epoch; ``global_time`` holds out what came
 last of all instead. Where users come back to an item, items of the history stay in the ranking. Several variants run
-side by side (``sasrec_ce,sasrec_sce``); beside ``bert4rec``, whose batches are smaller, set
-``--config.train.batch_size``.
+side by side (``sasrec_ce,sasrec_sce``).
 """
 
 from ml_collections import config_dict

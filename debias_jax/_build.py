@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from debias_jax import methods, models, training
-from debias_jax._config import call_with_options, choose
+from debias_jax._config import call_with_options, choose, schedule
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError, nearest
 from debias_jax.methods.base import CvrBatch, Method, PairBatch
@@ -235,7 +235,7 @@ def build_method(
         "multitask_model": multitask,
         "item_vectors": lambda: models.item_vectors,
         "user_vectors": lambda: models.user_vectors,
-        "batch_size": lambda: config.train.batch_size,
+        "batch_size": lambda: schedule(config, entry, "batch_size"),
         "chunk": lambda: config.train.chunk,
     }
     options = dict(entry["options"])

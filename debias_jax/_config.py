@@ -198,9 +198,14 @@ def only(config: ConfigDict, name: str) -> ConfigDict:
     with copy.unlocked():
         copy.methods = (name,)
         copy.variants = ConfigDict({name: config.variants[name]})
-        for key, value in config.variants[name].get("train", {}).items():
-            copy.train[key] = copy.train[key] or value
+        for key in config.variants[name].get("train", {}):
+            copy.train[key] = schedule(config, config.variants[name], key)
     return copy
+
+
+def schedule(config: ConfigDict, entry: Mapping[str, Any], key: str) -> Any:
+    """``config.train[key]``, or where that is 0 what the variant says."""
+    return config.train[key] or entry.get("train", {}).get(key, config.train[key])
 
 
 def use_own_schedules(config: ConfigDict) -> None:

@@ -30,6 +30,7 @@ class Run(NamedTuple):
         values: of every test metric, in the order of ``seeds``.
         curves: (epoch, monitored metric) of each seed, while it was trained.
         epochs: trained, of each seed.
+        environment: backend, devices and precision of products, as far as the run's folder says.
     """
 
     folder: pathlib.Path
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     values: dict[str, list[float]]
     curves: list[list[tuple[int, float]]]
     epochs: list[int]
+    environment: dict[str, Any]
 
 
 class Cell(NamedTuple):
@@ -93,28 +95,46 @@ def gather(workdir: pathlib.Path, dataset: str, records: pathlib.Path | None) ->
     """The finished runs of a dataset below a workdir; with a folder of records those are added to it, and all of its
     runs returned.
 
-    A run of ``workdir/a/b`` is recorded in ``records/a/<variant>_<seeds>.json``, in place of what is there of the same
-    settings.
+    Each seed of a run of ``workdir/a/b`` is recorded in ``records/a/<variant>_<seed>.json``, in place of what is there
+    of the same settings.
 
     Raises:
-        ConfigError: a file of a run cannot be read, a file of the records is none, or the record of a run is of other
-            settings.
+        ConfigError: a file of a run cannot be read, a file of the records is none, or the record of a seed is of other
+            settings; nothing is recorded then.
     """
+    found = list(runs_below(workdir, dataset))
     if records is None:
-        return list(runs_below(workdir, dataset))
-    for run in runs_below(workdir, dataset):
-        name = f"{run.variant}_{'_'.join(map(str, run.seeds))}.json"
-        _record(run, records / run.folder.relative_to(workdir).parent / name)
+        return found
+    files: dict[pathlib.Path, Run] = {}
+    for run in found:
+        folder = records / run.folder.relative_to(workdir).parent
+        for place, seed in enumerate(run.seeds):
+            path = folder / f"{run.variant}_{seed}.json"
+            if path in files:
+                raise ConfigError(
+                    f"{files[path].folder} and {run.folder} both hold seed {seed} of {run.variant}; move one away"
+                )
+            _check_replaced(path, run)
+            files[path] = _of_seed(run, place)
+    for path, run in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers.write_json(path, {name: value for name, value in run._asdict().items() if name != "folder"})
     recorded = (_read_record(path) for path in sorted(records.rglob("*.json")))
     return [run for run in recorded if run.dataset == dataset]
 
 
-def shown_folder(records: pathlib.Path | None) -> str:
-    """What a page says about where the runs that it shows are kept."""
-    return "DIR" if records is None else "DIR and all that are recorded"
+def _of_seed(run: Run, place: int) -> Run:
+    """One seed of a run."""
+    return run._replace(
+        seeds=run.seeds[place : place + 1],
+        values={metric: values[place : place + 1] for metric, values in run.values.items()},
+        curves=run.curves[place : place + 1],
+        epochs=run.epochs[place : place + 1],
+    )
 
 
-def _record(run: Run, path: pathlib.Path) -> None:
+def _check_replaced(path: pathlib.Path, run: Run) -> None:
+    """Refuses to replace a record of other settings."""
     if path.exists():
         difference = first_difference(_read_record(path).settings, run.settings)
         if difference is not None:
@@ -123,8 +143,6 @@ def _record(run: Run, path: pathlib.Path) -> None:
                 f"{path} records a run that differs from {run.folder} in {name} ({here} and {there}); remove it if the "
                 "new settings are meant, or keep other records for them"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writers.write_json(path, {name: value for name, value in run._asdict().items() if name != "folder"})
 
 
 def _read_record(path: pathlib.Path) -> Run:
@@ -133,6 +151,11 @@ def _read_record(path: pathlib.Path) -> Run:
         raise ConfigError(f"{path} is no record of a run as launch/reproduce.py writes them; move it away")
     curves = [[(epoch, value) for epoch, value in curve] for curve in fields["curves"]]
     return Run(**fields | {"folder": path, "seeds": tuple(fields["seeds"]), "curves": curves})
+
+
+def shown_folder(records: pathlib.Path | None) -> str:
+    """What a page says about where the runs that it shows are kept."""
+    return "DIR" if records is None else "DIR and all that are recorded"
 
 
 def cells_by_variant(runs: Iterable[Run]) -> dict[str, Cell]:
@@ -213,6 +236,17 @@ def _read(folder: pathlib.Path, results: Mapping[str, Any]) -> Run:
     }
     settings["validation"] = {name: config["protocol"][name] for name in ("validation", "monitor")}
     values = {metric: entry["values"] for metric, entry in results["metrics"].items()}
+    machine = _results.read_json(folder / "environment.json") or {}
+    environment = {name: machine[name] for name in ("backend", "devices", "jax_config") if name in machine}
     return Run(
-        folder, results["dataset"], results["variant"], seeds, settings, monitor, values, curves, epochs
+        folder,
+        results["dataset"],
+        results["variant"],
+        seeds,
+        settings,
+        monitor,
+        values,
+        curves,
+        epochs,
+        environment,
     )

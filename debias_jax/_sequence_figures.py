@@ -16,6 +16,7 @@ from debias_jax._build import model_settings
 from debias_jax._config import only
 from debias_jax._finished import Cell, Run, gather, shown_folder, together
 from debias_jax._rows import changed, run_rows
+from debias_jax._sequence_variants import TO_CONVERGENCE
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, require_extra
 
@@ -97,8 +98,7 @@ def draw(
         raise ConfigError(f"the figures show {METRIC}; add it to config.protocol.metrics")
     wanted = {name: _asked_for(config, name) for name in config.methods if train}
     for name, point in wanted.items():
-        # As in Table 2.
-        patient = {"train": {"patience": 0}} if point.loss in _SLOW else {}
+        patient = {"train": TO_CONVERGENCE} if point.loss in _SLOW else {}
         run_rows(changed(only(config, name), patient), workdir / point.folder())
     points = points_of(gather(workdir, dataset.name, records))
     folder.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,9 @@ SEQUENCE_GROUPS = {
 }
 """Lists of variants by name: all rows of the tables, and those of each model."""
 
+TO_CONVERGENCE = {"epochs": 500, "patience": 0}
+"""``train`` of runs that show when they converge, which an early stop would hide."""
+
 _MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "sasrec": {"n_heads": 1, "n_blocks": 2},
     "sasrec_plus": {"n_heads": 1, "n_blocks": 2},
@@ -124,6 +127,8 @@ def sequence_variants(
                     "batch_size": own.batch_size,
                     "epochs": own.epochs or (300 if sampled else 200),
                     "eval_every": own.eval_every,
+                    # It may stand still for longer than the others wait before it learns.
+                    **({"patience": 0} if loss == "neg" else {}),
                 },
                 lr=own.lr,
                 weight_decay=own.weight_decay,

@@ -52,10 +52,11 @@ class TestRun:
     def test_variants_of_one_run_keep_their_own_schedules(self, tmp_path):
         config = _tiny("mf,umf", eval_every=1, patience=0)
         with config.unlocked():
-            config.variants.umf.train = {"epochs": 1}
+            config.variants.umf.train = {"epochs": 1, "batch_size": 32}
             config.train.epochs = 2
             experiment.use_own_schedules(config)
         assert config.train.epochs == 0 and config.variants.mf.train.epochs == 2
+        assert config.train.batch_size == 0
         before = experiment.run(config, tmp_path, quiet=True)
         for name, epochs in (("mf", 2), ("umf", 1)):
             assert max(row["step"] for row in _rows(tmp_path / name)) == epochs
@@ -64,6 +65,9 @@ class TestRun:
         swept = experiment.sweep(config, tmp_path / "sweep", {"lr": [0.1]})
         assert [row["variant"] for row in swept.results] == ["mf", "umf"]
         assert max(row["step"] for row in _rows(tmp_path / "sweep" / "umf")) == 1
+        (tmp_path / "tuned.json").write_text('{"umf": {"method": "umf", "hparams": {"lr": 0.5}}}')
+        experiment.apply_tuned(config, tmp_path / "tuned.json")
+        assert config.variants.umf.hparams.lr == 0.5
         config.train.epochs = 3
         assert experiment.only(config, "umf").train.epochs == 3
 

@@ -1,5 +1,6 @@
 """Finished runs below a folder: what is read of them, and which are parts of one cell."""
 
+import json
 import re
 
 import pytest
@@ -81,45 +82,46 @@ def test_real_runs_of_one_variant_alone_and_beside_another(tmp_path):
 
 
 class TestRecords:
-    def test_a_record_says_of_a_run_all_that_its_folder_said(self, tmp_path):
-        finish(
-            tmp_path / "runs" / "K_10", "sasrec_ce", [0.3, 0.4], name="late", seeds=(4, 1), epochs=(10, 15)
-        )
-        finish(tmp_path / "runs", "sasrec_sce", [0.1], seeds=(0,))
-        finish(tmp_path / "runs", "caser_ce", [0.1], seeds=(0,), dataset="ml_1m")
-        seen = list(_finished.runs_below(tmp_path / "runs", "beauty"))
-        records = tmp_path / "records"
-        runs = _finished.gather(tmp_path / "runs", "beauty", records)
+    def test_a_record_says_of_a_seed_all_that_its_run_said(self, tmp_path):
+        runs, records = tmp_path / "runs", tmp_path / "records"
+        late = finish(runs / "K_10", "sasrec_ce", [0.3, 0.4], name="late", seeds=(4, 1), epochs=(10, 15))
+        machine = {"backend": "cpu", "devices": ["cpu"], "jax_config": {}}
+        (late / "environment.json").write_text(json.dumps({**machine, "commit": "abc"}))
+        finish(runs, "sasrec_sce", [0.1], seeds=(0,))
+        finish(runs, "caser_ce", [0.1], seeds=(0,), dataset="ml_1m")
+        recorded = _finished.gather(runs, "beauty", records)
         files = sorted(str(path.relative_to(records)) for path in records.rglob("*.json"))
-        assert files == ["K_10/sasrec_ce_4_1.json", "sasrec_sce_0.json"]
-        assert [run._replace(folder=None) for run in runs] == [run._replace(folder=None) for run in seen]
-        assert [run.folder for run in runs] == [records / name for name in files]
+        assert files == ["K_10/sasrec_ce_1.json", "K_10/sasrec_ce_4.json", "sasrec_sce_0.json"]
+        assert [run.folder for run in recorded] == [records / name for name in files]
+        assert recorded[0].environment == machine and recorded[2].environment == {}
+        assert _finished.cells_by_variant(recorded) == cells(runs)
 
     def test_runs_of_several_machines_are_one_cell(self, tmp_path):
         records = tmp_path / "records"
-        for seed, value in ((1, 0.5), (0, 0.3)):
-            finish(tmp_path / f"machine_{seed}", "sasrec_ce", [value], seeds=(seed,))
-            runs = _finished.gather(tmp_path / f"machine_{seed}", "beauty", records)
-        assert _finished.cells_by_variant(runs)["sasrec_ce"].values["ndcg@10"] == [0.3, 0.5]
+        for seeds, values in (((1,), [0.5]), ((0, 1), [0.3, 0.6])):
+            finish(tmp_path / f"machine_{len(seeds)}", "sasrec_ce", values, seeds=seeds)
+            runs = _finished.gather(tmp_path / f"machine_{len(seeds)}", "beauty", records)
+        # The seed that was trained again took the place of its record.
+        assert _finished.cells_by_variant(runs)["sasrec_ce"].values["ndcg@10"] == [0.3, 0.6]
         assert _finished.gather(tmp_path / "no_such_folder", "beauty", records) == runs
         assert _finished.gather(tmp_path / "no_such_folder", "ml_1m", records) == []
 
-    def test_a_run_that_was_trained_again_takes_the_place_of_its_record(self, tmp_path):
-        for name, value in (("first", 0.5), ("second", 0.6)):
-            finish(tmp_path / name, "sasrec_ce", [value], seeds=(0,))
-            (run,) = _finished.gather(tmp_path / name, "beauty", tmp_path / "records")
-            assert run.values["ndcg@10"] == [value]
-
-    def test_a_record_of_other_settings_is_not_overwritten(self, tmp_path):
-        finish(tmp_path / "first", "sasrec_ce", [0.5], seeds=(0,))
+    def test_a_record_of_other_settings_is_not_replaced_and_nothing_else_is_written(self, tmp_path):
+        finish(tmp_path / "first", "sasrec_ce", [0.5], seeds=(1,))
         _finished.gather(tmp_path / "first", "beauty", tmp_path / "records")
-        second = finish(tmp_path / "second", "sasrec_ce", [0.6], seeds=(0,), train={"epochs": 300})
-        path = tmp_path / "records" / "sasrec_ce_0.json"
+        path = tmp_path / "records" / "sasrec_ce_1.json"
         before = path.read_bytes()
+        second = finish(tmp_path / "second", "sasrec_ce", [0.6, 0.7], train={"epochs": 300})
         said = f"{path} records a run that differs from {second} in train.epochs (200 and 300)"
         with pytest.raises(ConfigError, match=re.escape(said)):
             _finished.gather(tmp_path / "second", "beauty", tmp_path / "records")
-        assert path.read_bytes() == before
+        assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+    def test_a_seed_that_is_there_twice_is_not_recorded(self, tmp_path):
+        one, two = (finish(tmp_path / "runs", "sasrec_ce", [0.5, 0.6], name=name) for name in ("x", "y"))
+        with pytest.raises(ConfigError, match=re.escape(f"{one} and {two} both hold seed 0 of sasrec_ce")):
+            _finished.gather(tmp_path / "runs", "beauty", tmp_path / "records")
+        assert not (tmp_path / "records").exists()
 
     @pytest.mark.parametrize("text", ["[]", "{}", '{"variant": "sasrec_ce", "seeds": [0]}'])
     def test_another_file_among_the_records(self, tmp_path, text):

@@ -43,7 +43,7 @@ def calls(monkeypatch):
     calls = []
 
     def run_rows(config, workdir):
-        calls.append((str(workdir.name), tuple(config.methods), config.train.patience))
+        calls.append((str(workdir.name), tuple(config.methods), config.train.patience, config.train.epochs))
 
     monkeypatch.setattr(_sequence_figures, "run_rows", run_rows)
     return calls
@@ -135,13 +135,13 @@ class TestWhatIsRun:
         config.variants.sasrec_neg.options.n_negatives = 500
         draw(config, tmp_path)
         assert calls == [
-            ("runs", ("sasrec_ce",), 10),
-            ("eta_0.3", ("sasrec_ce_eta",), 10),
+            ("runs", ("sasrec_ce",), 10, 200),
+            ("eta_0.3", ("sasrec_ce_eta",), 10, 200),
             # What stands still would be stopped.
-            ("c_1_K_100", ("sasrec_nce",), 0),
-            ("K_500", ("sasrec_neg",), 0),
-            ("alpha_100_K_100", ("sasrec_sce",), 10),
-            ("alpha_1_K_100", ("sasrec_ssm",), 10),
+            ("c_1_K_100", ("sasrec_nce",), 0, 500),
+            ("K_500", ("sasrec_neg",), 0, 500),
+            ("alpha_100_K_100", ("sasrec_sce",), 10, 300),
+            ("alpha_1_K_100", ("sasrec_ssm",), 10, 300),
         ]
 
     def test_what_is_in_none_of_the_figures_is_refused_before_training(self, tmp_path, calls):

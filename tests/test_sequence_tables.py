@@ -230,6 +230,10 @@ class TestVariants:
         config.train.epochs = 7
         assert experiment.only(config, "sasrec_ce").train.epochs == 7
 
+    def test_negative_sampling_alone_does_not_stop_early(self):
+        config = config_of("beauty", "sasrec_neg,sasrec_ce")
+        assert [experiment.only(config, name).train.patience for name in config.methods] == [0, 10]
+
     def test_variants_of_one_model_share_it(self):
         config = config_of("own_sequences", "sasrec_ce,sasrec_sce")
         # Flags change it for both.
