@@ -37,6 +37,9 @@ def random_histories(n_items: int) -> SequenceData:
         samples=(samples,),
         seen=sampling.pair_set(np.repeat(users, LENGTH), items, n_users=N_USERS),
         counts=jnp.asarray(np.bincount(items, minlength=n_items), jnp.float32),
+        target_counts=jnp.asarray(
+            np.bincount(items.reshape(N_USERS, LENGTH)[:, 1:].ravel(), minlength=n_items), jnp.float32
+        ),
     )
 
 

@@ -157,5 +157,12 @@ def sequence_settings(config: ConfigDict, *, metrics: Sequence[str] = ()) -> Non
     config.protocol.headline = "ndcg@10"
     config.train.restore = "best"
     config.train.patience = 10
+    config.tune.space = {"default": {"lr": ("log", 3e-5, 1e-2), "weight_decay": ("log", 1e-9, 1e-2)}}
+    config.tune.first = {name: [_in_log_ranges(config.variants[name].hparams)] for name in config.methods}
     config.baseline = next((name for name in config.methods if name.endswith("_ce")), config.methods[0])
     use_own_settings(config)
+
+
+def _in_log_ranges(hparams: Mapping[str, float]) -> dict[str, float]:
+    """The settings of a variant with which its search begins; a decay of 0 is in no logarithmic range."""
+    return {name: hparams[name] for name in ("lr", "weight_decay") if hparams[name] > 0}

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from debias_jax import _config, _results, data, serving, training
-from debias_jax._build import FEATURES, build_method, build_model
+from debias_jax._build import FEATURES, build_method, build_model, model_settings
 from debias_jax.errors import ConfigError
 from debias_jax.methods.base import Method, TrainState
 from debias_jax.types import Array, Params
@@ -209,9 +209,8 @@ class Recommender:
         codes = None
         if scorer.uses_users:
             if user is None:
-                raise ConfigError(
-                    f"{self._config.model.name} knows users; say whose history it is: --user=ID"
-                )
+                model = model_settings(self._config, bundle.config["entry"])["name"]
+                raise ConfigError(f"{model} knows users; say whose history it is: --user=ID")
             codes = jnp.asarray(serving.encode_users(bundle, [user], "error", hint=False))
         return serving.recommend_next(
             scorer.score,

@@ -116,7 +116,7 @@ class TestRun:
     def test_what_does_not_fit_is_named(self, config, workdir):
         dataset, _ = experiment.load_dataset(config)
         item = dataset.items.ids[0]
-        with pytest.raises(ConfigError, match="knows users"):
+        with pytest.raises(ConfigError, match="caser knows users"):
             experiment.recommend_next(workdir, [item], k=1)
         user = dataset.users.ids[0]
         with pytest.raises(DataError, match="'item x' is not among"):
@@ -126,6 +126,15 @@ class TestRun:
         n_items = len(dataset.items)
         with pytest.raises(DataError, match=f"only {n_items - 1} are not in the history"):
             experiment.recommend_next(workdir, [item], user=user, k=n_items)
+
+    @pytest.mark.parametrize("part", ["metrics", "validation_metrics"])
+    def test_ranks_that_a_small_catalogue_does_not_have_name_what_to_set(self, config, tmp_path, part):
+        config = config.copy_and_resolve_references()
+        config.protocol[part] = ("ndcg@10", "hr@50")
+        with pytest.raises(
+            ConfigError, match=rf"hr@50 asks for k = 50 .*lower k \(.*config\.protocol\.{part}"
+        ):
+            experiment.run(config, tmp_path, quiet=True)
 
 
 @pytest.fixture(scope="module")

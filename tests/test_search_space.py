@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from reference.tables import config_module
+from reference.tables import config_module, load_config
 
 from debias_jax import experiment, methods
 from debias_jax._build import default_hparams
@@ -83,6 +83,14 @@ class TestSpace:
         assert sorted(spaces["expomf_released"]) == ["initial_exposure", "regularization"]
         assert sorted(spaces["ubpr"]) == ["beta", "lr", "weight_decay"]
         assert sorted(spaces["wmf"]) == ["alpha", "regularization"]
+
+    @pytest.mark.parametrize("name", ["beauty", "ml_1m", "yelp", "own_sequences"])
+    def test_searches_of_next_item_models_begin_at_the_settings_of_their_config(self, name):
+        config = load_config(name, "all")
+        for variant, entry in config.variants.items():
+            space = search_space(config, variant, {"lr": 0.0, "weight_decay": 0.0})
+            wanted = {key: entry.hparams[key] for key in ("lr", "weight_decay") if entry.hparams[key]}
+            assert first_settings(config, variant, space) == [wanted], variant
 
     def test_a_variant_that_fixes_all_is_refused(self):
         config = make_config({"it": frozen()})

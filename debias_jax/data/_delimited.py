@@ -6,7 +6,7 @@ where anything at all looks wrong, again by the ``csv`` module, which knows the 
 
 import csv
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from debias_jax.data._tables import open_text
@@ -45,7 +45,7 @@ class Delimited:
             raise DataError(f"{path} is empty; its first line should name the columns")
         if not all(map(_is_text, self.header)):
             raise DataError(f"{path}:1: the header is not UTF-8 text")
-        self.others = other_columns(path, self.header, roles.values())
+        self.others = other_columns(path, self.header, roles)
 
     def place(self, line: int) -> str:
         """``file:line``."""
@@ -146,7 +146,7 @@ class Parquet:
             columns = list(pl.read_parquet_schema(path))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
-        self.others = other_columns(path, columns, roles.values())
+        self.others = other_columns(path, columns, roles)
 
     def place(self, line: int) -> str:
         """``file, row n``."""
@@ -166,23 +166,27 @@ class Parquet:
         return self.read_fast().with_row_index(LINE, offset=1)
 
 
-def other_columns(path: pathlib.Path, present: Sequence[str], wanted: Collection[str]) -> list[str]:
-    """The columns that are not wanted.
+def other_columns(path: pathlib.Path, present: Sequence[str], roles: Mapping[str, str]) -> list[str]:
+    """The columns that no role wants, where ``roles`` are ``{role: column}``.
 
     Raises:
         DataError: a wanted column is not present exactly once.
     """
-    for name in wanted:
+    for role, name in roles.items():
         if name not in present:
             columns, hint = f"the columns are {', '.join(map(repr, present))}", nearest(name, present)
             hint = f"{hint} ({columns})" if hint.startswith("did you mean") else columns
             raise DataError(
-                f"{path}:1: there is no column {name!r}; {hint}; arguments name the columns to read (config: "
-                "--config.data.options.label=COLUMN, and label= for none)"
+                f"{path}:1: there is no column {name!r}; {hint}; the argument {role} names the column "
+                f"(config: --config.data.options.{role}=COLUMN{'' if role in _NEEDED else ', empty for none'})"
             )
         if list(present).count(name) > 1:
             raise DataError(f"{path}:1: the column {name!r} occurs {list(present).count(name)} times")
-    return [name for name in present if name not in wanted]
+    return [name for name in present if name not in roles.values()]
+
+
+_NEEDED = ("user", "item")
+"""Roles that a file must have a column for."""
 
 
 def open_table(path: pathlib.Path, roles: dict[str, str], separator: str | None) -> Delimited | Parquet:

@@ -119,7 +119,8 @@ def read(
     if bad_rows and on_bad_rows == "error":
         line, fault = bad_rows[0]
         more = f" ({len(bad_rows) - 1:,} more bad rows)" if len(bad_rows) > 1 else ""
-        raise DataError(f"{table.place(line)}: {fault}{more}; on_bad_rows='skip' leaves such rows out")
+        skip = "" if rows.is_empty() else "; on_bad_rows='skip' leaves such rows out"
+        raise DataError(f"{table.place(line)}: {fault}{more}{skip}")
     if rows.is_empty():
         skipped = f" but {len(bad_rows):,} bad ones, the first: {bad_rows[0][1]}" if bad_rows else ""
         raise DataError(f"{path} holds no rows{skipped}")
@@ -296,7 +297,10 @@ def _type_columns(
             number = _number(pl, role, dtype)
             typed.append(number.alias(role))
             single = number.cast(pl.Float32, strict=False)
-            checks = [(number.is_null() | ~single.is_finite(), "holds {}, which is not a finite number")]
+            finite = "a finite number"
+            if role == "timestamp":
+                finite = "a number of seconds since 1970; csv has no dates, parquet columns may be dates"
+            checks = [(number.is_null() | ~single.is_finite(), f"holds {{}}, which is not {finite}")]
             if "observed" in roles and role == ("label" if "label" in roles else "rating"):
                 positive = number == 1 if threshold is None else number >= threshold
                 checks.append((unobserved & positive, f"holds {{}} where {roles['observed']!r} is 0"))

@@ -88,7 +88,7 @@ def draw_shared(
         # The r-th position that has a target, r uniform.
         order = jnp.cumsum(where, dtype=jnp.int32)
         rank = jax.random.randint(key, (n,), 0, jnp.maximum(order[-1], 1), dtype=jnp.int32)
-        items, log_q = targets[jnp.searchsorted(order, rank + 1)], log_shares(data.counts)
+        items, log_q = targets[jnp.searchsorted(order, rank + 1)], log_shares(data.target_counts)
     counted = items[None, :] != targets[:, None] if exclude_target else None
     return Draw(items, log_q[items], log_q[targets], counted)
 

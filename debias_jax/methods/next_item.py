@@ -91,8 +91,9 @@ def next_item(
         samples: ``"windows"``, ``"prefixes"``, ``"cloze"`` or ``"events"``, see ``SequenceFrame``; None for ``"cloze"``
             with a model that has a mask token, ``"prefixes"`` with one that encodes the last slot alone, ``"events"``
             with one that has no history, else ``"windows"``.
-        lengths: of the arrays that hold histories, ascending to ``model.max_len``; None for 4, 8, 16, 32 ... The
-            gradient does not depend on them, except by the draws of dropout.
+        lengths: of the arrays that hold histories, ascending to ``model.max_len``; None for 4, 8, 16, 32 ...,
+            or for ``model.max_len`` alone where the model fills histories up to it. The gradient does not depend on
+            them, except by the draws of dropout.
         truncate: see ``SequenceFrame``.
         min_items: see ``SequenceFrame``.
         batch_size: samples a step at most; the batches of an epoch are equally large up to one sample.
@@ -335,7 +336,10 @@ def _frame(
             f"samples={samples!r} does not fit the model: bert4rec learns from 'cloze', mf and two_tower from "
             "'events', caser and fmlp_rec from 'prefixes', the others from 'windows' or 'prefixes'"
         )
-    edges = lengths_up_to(model.max_len) if lengths is None else tuple(lengths)
+    if lengths is not None:
+        edges = tuple(lengths)
+    else:
+        edges = (model.max_len,) if model.fills_up else lengths_up_to(model.max_len)
     return check_frame(SequenceFrame(samples, model.max_len, edges, truncate, min_items))
 
 

@@ -57,12 +57,15 @@ class SequenceData(NamedTuple):
         samples: the samples in the order of ``SequenceFrame.edges``.
         seen: the same pairs of user and item for membership tests.
         counts: float32 ``[n_items]``, how often each item stands in ``items``.
+        target_counts: float32 ``[n_items]``, at how many positions of an epoch each item is the target, or of
+            ``"cloze"`` may be.
     """
 
     items: Array
     samples: tuple[SampleSet, ...]
     seen: PairSet
     counts: Array
+    target_counts: Array
 
 
 class SampleBatch(NamedTuple):

@@ -28,6 +28,7 @@ def sequence_model(
     mask_id: int | None = None,
     uses_users: bool = False,
     last_slot_only: bool = False,
+    fills_up: bool = False,
     resized: Callable[[int], Model] | None = None,
 ) -> Model:
     """The model of a network with the methods ``encode(history, users, rngs=None)`` and ``output_table()``.
@@ -39,6 +40,7 @@ def sequence_model(
         mask_id: the mask token of a model that guesses items in their own slots.
         uses_users: whether the network reads users.
         last_slot_only: whether it encodes the last slot alone.
+        fills_up: whether it computes on ``max_len`` slots always.
         resized: see ``Model``.
 
     Returns:
@@ -83,6 +85,7 @@ def sequence_model(
         mask_id=mask_id,
         uses_users=uses_users,
         last_slot_only=last_slot_only,
+        fills_up=fills_up,
         resized=resized,
     )
 

@@ -67,6 +67,8 @@ class Model(NamedTuple):
         mask_id: the id that stands for an item to be guessed; None for models that read from left to right.
         uses_users: whether ``encode`` needs users.
         last_slot_only: whether ``encode`` gives ``[B, 1, d]``.
+        fills_up: whether ``encode`` computes on ``max_len`` slots however short the history, so that nothing is gained
+            by sorting histories by length.
         resized: ``n_items -> Model``, the same model over another number of items: its parameters are of the same names
             and differ in the rows of items alone.
     """
@@ -81,6 +83,7 @@ class Model(NamedTuple):
     mask_id: int | None = None
     uses_users: bool = False
     last_slot_only: bool = False
+    fills_up: bool = False
     resized: Callable[[int], "Model"] | None = None
 
 

@@ -86,6 +86,7 @@ def caser(
         max_len=max_len,
         uses_users=True,
         last_slot_only=True,
+        fills_up=True,
         resized=lambda size: caser(
             n_users,
             size,

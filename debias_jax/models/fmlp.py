@@ -73,6 +73,7 @@ def fmlp_rec(
         n_items=n_items,
         max_len=max_len,
         last_slot_only=True,
+        fills_up=True,
         resized=lambda size: fmlp_rec(
             size, dim=dim, max_len=max_len, n_blocks=n_blocks, dropout=dropout, hidden=hidden
         ),

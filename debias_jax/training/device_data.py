@@ -128,7 +128,20 @@ def sequence_data(dataset: Dataset, frame: SequenceFrame) -> SequenceData:
         samples=tuple(SampleSet(*map(jnp.asarray, bucket)) for bucket in buckets),
         seen=sampling.pair_set(events.users, events.items, n_users=dataset.n_users),
         counts=jnp.asarray(np.bincount(events.items, minlength=dataset.n_items), jnp.float32),
+        target_counts=jnp.asarray(
+            _target_counts(samples, frame.samples, histories.items, dataset.n_items), jnp.float32
+        ),
     )
+
+
+def _target_counts(samples: sequences.Samples, kind: str, items: np.ndarray, n_items: int) -> np.ndarray:
+    """``[n_items]`` positions of all samples of which each item is the target."""
+    first = {"windows": samples.starts + 1, "cloze": samples.starts}.get(kind, samples.ends)
+    n_events = len(items)
+    changes = np.bincount(first, minlength=n_events + 1) - np.bincount(
+        samples.ends + 1, minlength=n_events + 1
+    )
+    return np.bincount(items, weights=np.cumsum(changes)[:n_events], minlength=n_items)
 
 
 def histories_of(events: Interactions, users: Sequence[int], *, length: int) -> Array:

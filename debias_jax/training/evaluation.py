@@ -1,6 +1,6 @@
 """Evaluation under a protocol: the host lays out who is asked what, a pure function scores and counts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,8 +146,11 @@ def build_eval_set(
 
     row_of = np.full(test.n_users, -1)
     row_of[users] = np.arange(users.size)
-    items, list_labels, where = _padded(row_of, listed.users, listed.items, labels, users.size, fill=0)
-    seen_items, _, _ = _padded(row_of, seen.users, seen.items, None, users.size, fill=test.n_items)
+    items, list_labels, where = _padded(
+        row_of, listed, users.size, (listed.items, np.int32(0)), (labels, np.float32(0)), (True, np.False_)
+    )
+    # As wide as the longest history, and of int32 for its sake.
+    (seen_items,) = _padded(row_of, seen, users.size, (seen.items, np.int32(test.n_items)))
     sizes = where.sum(axis=1)
     if protocol.candidates == "catalogue":
         sizes = test.n_items - (seen_items < test.n_items).sum(axis=1)
@@ -399,20 +402,19 @@ def _eligible_users(protocol, test, listed, labels, clicks) -> np.ndarray:
     return np.intersect1d(np.intersect1d(positives, negatives), clicks.users)
 
 
-def _padded(row_of, users, items, labels, n_rows: int, *, fill: int):
-    """Rows of items ``[n_rows, width]`` with their labels and a mask, ascending by item."""
-    rows = row_of[users]
-    order = np.lexsort((items, rows))
+def _padded(row_of, pairs, n_rows: int, *columns: tuple[Any, np.generic]) -> list[np.ndarray]:
+    """Columns ``(values, fill)`` of pairs as ``[n_rows, width]`` of the fill's dtype, in each row ascending by item."""
+    rows = row_of[pairs.users]
+    order = np.lexsort((pairs.items, rows))
     order = order[rows[order] >= 0]
     rows = rows[order]
     counts = np.bincount(rows, minlength=n_rows)
     slots = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = (n_rows, counts.max(initial=0))
-    padded, padded_labels, where = np.full(shape, fill), np.zeros(shape), np.zeros(shape, bool)
-    padded[rows, slots], where[rows, slots] = items[order], True
-    if labels is not None:
-        padded_labels[rows, slots] = labels[order]
-    return padded, padded_labels, where
+    padded = []
+    for values, fill in columns:
+        padded.append(np.full((n_rows, counts.max(initial=0)), fill))
+        padded[-1][rows, slots] = np.broadcast_to(values, np.shape(pairs.items))[order]
+    return padded
 
 
 def _check_k(protocol: EvalProtocol, users: np.ndarray, sizes: np.ndarray) -> None:
@@ -423,8 +425,8 @@ def _check_k(protocol: EvalProtocol, users: np.ndarray, sizes: np.ndarray) -> No
         if k is not None and k > sizes[smallest] and (protocol.short_lists == "raise" or catalogue):
             way_out = "" if catalogue else ", or set short_lists='cut' to use min(k, list)"
             raise ConfigError(
-                f"protocol {protocol.name}: {metric} asks for k = {k} ranks, but user {users[smallest]} has "
-                f"{sizes[smallest]} candidates, the smallest list; lower k{way_out}"
+                f"protocol {protocol.name}: {metric} asks for k = {k} ranks, but the user of code {users[smallest]} "
+                f"has {sizes[smallest]} candidates, the smallest list; lower k{way_out}"
             )
 
 

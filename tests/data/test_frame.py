@@ -243,6 +243,26 @@ def test_bad_files(file, content, name, message):
         read(file(content, name))
 
 
+@pytest.mark.parametrize(
+    ("role", "hint"),
+    [("user", r"options\.user=COLUMN\)"), ("timestamp", r"options\.timestamp=COLUMN, empty for none\)")],
+)
+def test_a_missing_column_names_the_argument_of_its_role(file, role, hint):
+    with pytest.raises(DataError, match=f"no column 'when'.*the argument {role} names the column .*{hint}"):
+        read(file("user,item\na,b\n"), **{role: "when"})
+
+
+def test_dates_in_a_csv(file):
+    dates = "user,item,timestamp\n" + "a,x,2023-01-01 10:00:00\n" * 3
+    said = r"csv:2: column 'timestamp' holds '2023-01-01 10:00:00', which is not a number of seconds"
+    with pytest.raises(DataError, match=said) as error:
+        read(file(dates), timestamp="timestamp")
+    # That would leave nothing.
+    assert "(2 more bad rows)" in str(error.value) and "skip" not in str(error.value)
+    with pytest.raises(DataError, match="on_bad_rows='skip' leaves such rows out"):
+        read(file(dates + "a,y,1672567200\n"), timestamp="timestamp")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"log\.csv is not a file"):
         read(tmp_path / "log.csv")

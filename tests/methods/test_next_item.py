@@ -115,6 +115,8 @@ def test_batches_hold_every_sample_once(kind, options, edges):
                 assert not np.any(np.diff((known != N_ITEMS).astype(int)) < 0), "pads stand on the left"
                 found.append((tuple(known[known != N_ITEMS].tolist()), int(cut.targets[row, slot])))
     assert sorted(found) == pairs_of(kind, 4, **options)
+    targets = [target for _, target in found]
+    np.testing.assert_array_equal(log.target_counts, np.bincount(targets, minlength=N_ITEMS))
 
 
 def test_batches_are_equally_large_up_to_one_sample():
@@ -385,6 +387,10 @@ class TestNegatives:
         np.testing.assert_allclose(share[[0, 3]], [1 / 3, 2 / 3], atol=5 * np.sqrt(0.25 / 3000))
         assert share[[0, 3]].sum() == 1.0
         np.testing.assert_array_equal(found.where, found.items[None, :] != TARGETS[:, None])
+        # Over an epoch a batch draws as often as an item is a target, which no first event of a history is.
+        targets = [target for _, target in pairs_of("windows", 4)]
+        share = np.bincount(targets, minlength=N_ITEMS) / len(targets)
+        np.testing.assert_allclose(np.exp(found.log_q_pos), share[np.asarray(TARGETS)], rtol=1e-5)
 
 
 def test_a_model_of_pairs_learns_from_every_event():

@@ -194,14 +194,17 @@ def test_given_candidates():
 def test_k_larger_than_a_list():
     test = interactions([[0, 0, 1], [0, 1, 0], [0, 2, 0], [1, 0, 1], [1, 3, 0]], 2, 4)
     message = (
-        r"strict: ndcg@3 asks for k = 3 ranks, but user 1 has 2 candidates, the smallest list; lower k, or"
+        r"strict: ndcg@3 asks for k = 3 ranks, but the user of code 1 has 2 candidates, "
+        r"the smallest list; lower k, or"
     )
     with pytest.raises(ConfigError, match=message):
         build_eval_set(STRICT.with_metrics("ndcg@2", "ndcg@3"), test, test)
     assert build_eval_set(STRICT.with_metrics("ndcg@2", "ndcg"), test, test).users.tolist() == [0, 1]
     assert build_eval_set(BADR, test, test).users.tolist() == [0, 1]
     train = interactions([[0, 1, 1], [0, 2, 1], [1, 2, 1]], 2, 4)
-    with pytest.raises(ConfigError, match="ndcg@3 asks for k = 3 ranks, but user 0 has 2 candidates"):
+    with pytest.raises(
+        ConfigError, match="ndcg@3 asks for k = 3 ranks, but the user of code 0 has 2 candidates"
+    ):
         build_eval_set(XIR.with_metrics("ndcg@3"), test, train)
 
 
