@@ -10,6 +10,7 @@ from debias_jax import losses
 from debias_jax.losses.chunked import SCORES_PER_CHUNK
 from debias_jax.methods._negatives import Draw
 from debias_jax.methods._terms import log_shares
+from debias_jax.methods.base import Range
 from debias_jax.methods.recipes import Context
 from debias_jax.types import Array
 
@@ -22,6 +23,7 @@ class Loss(NamedTuple):
             all scores.
         dense: ``(scores [n, V], targets [n], hparams) -> [n]`` of a loss of all scores that has no fused form.
         hparams: its numeric hyperparameters.
+        ranges: see ``Method.ranges``.
         pool: what its negatives are drawn from if nothing is said.
         n_negatives: how many.
         needs_negative: whether a position of which no negative is left says nothing, and is no part of the mean.
@@ -30,6 +32,7 @@ class Loss(NamedTuple):
     value: Callable[..., Array] | None = None
     dense: Callable[[Array, Array, dict[str, Array]], Array] | None = None
     hparams: Mapping[str, float] = MappingProxyType({})
+    ranges: Mapping[str, Range] = MappingProxyType({})
     pool: str | None = None
     n_negatives: int | None = None
     needs_negative: bool = False
@@ -72,6 +75,7 @@ LOSSES = {
     "scaled_cross_entropy": Loss(
         _sampled(losses.scaled_cross_entropy, "alpha"),
         hparams={"alpha": 100.0},
+        ranges={"alpha": Range(0.0, without_ends=True)},
         pool="uniform",
         n_negatives=100,
     ),

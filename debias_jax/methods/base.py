@@ -171,9 +171,12 @@ _RANGES = {
     **dict.fromkeys(("min_propensity", "min_exposure"), _SHARE),
     # Shares of two parts, of which the other has what is left.
     **dict.fromkeys(("bias_weight", "propensity_bias_weight", "combined_weight", "cache_weight"), _SHARE),
-    **dict.fromkeys(("occurrence_decay", "frequency_rate"), _SHARE),
+    **dict.fromkeys(("occurrence_decay", "frequency_rate", "variance_weight", "t"), _SHARE),
     **dict.fromkeys(("observed_weight", "pseudo_count"), _POSITIVE),
-    "stabilization": _NOT_NEGATIVE,
+    **dict.fromkeys(("stabilization", "regularization", "residual_decay", "l2"), _NOT_NEGATIVE),
+    **dict.fromkeys(("eta", "beta", "popularity_power"), _NOT_NEGATIVE),
+    # Steps.
+    **dict.fromkeys(("anneal_steps", "cache_warmup", "weight_delay"), _NOT_NEGATIVE),
 }
 """Of hyperparameters that mean the same in every method that has them."""
 

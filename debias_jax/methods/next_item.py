@@ -20,7 +20,7 @@ from debias_jax.methods._sequence_losses import (
     values_of_draws,
 )
 from debias_jax.methods._terms import prediction_group
-from debias_jax.methods.base import Method, TrainState
+from debias_jax.methods.base import Method, Range, TrainState
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, supervised
 from debias_jax.methods.sequences import (
     SampleBatch,
@@ -276,6 +276,7 @@ def next_item(
         batches=sequence_batches(batch_size),
         predict=predict,
         hparams=hparams,
+        ranges={**spec.ranges, "mask_rate": Range(0.0, 1.0, without_ends=True)},
     )
     return method._replace(frame=frame, step=sparse_step if sparse else method.step)
 

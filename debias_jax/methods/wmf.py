@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from debias_jax.methods import _als
 from debias_jax.methods._terms import predict_logits
-from debias_jax.methods.base import Method
+from debias_jax.methods.base import Method, Range
 from debias_jax.methods.recipes import em
 from debias_jax.models.base import Model
 
@@ -118,4 +118,5 @@ def wmf(model: Model, *, chunk_size: int = 1024) -> Method:
         objective=objective,
         predict=predict_logits(model),
         hparams=HPARAMS,
+        ranges={"alpha": Range(0.0)},
     )

@@ -124,7 +124,7 @@ class TestRanges:
 
     def test_weights_of_losses_may_be_zero_and_what_has_no_range_is_taken_as_it_is(self):
         method = methods.ssl_pop(mf())
-        assert base.range_of(method, "popularity_power") is None
+        assert base.range_of(method, "c") is None
         assert base.range_of(method, "contrast_weight").holds(0.0)
 
     @pytest.mark.parametrize(

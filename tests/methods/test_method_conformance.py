@@ -9,7 +9,8 @@ import pytest
 
 from debias_jax import data, methods, models, training
 from debias_jax.errors import ConfigError
-from debias_jax.methods.base import TrainState
+from debias_jax.methods._sequence_losses import LOSSES
+from debias_jax.methods.base import TrainState, range_of
 
 N_USERS, N_ITEMS, DIM = 24, 18, 4
 
@@ -114,6 +115,26 @@ BUILD = {
 
 def test_every_method_has_a_row():
     assert sorted(BUILD) == sorted(methods.__all__)
+
+
+UNBOUNDED = {"c"}
+"""Hyperparameters of which every number is sense: c of NCE shifts scores."""
+
+
+@pytest.mark.parametrize("name", methods.__all__)
+def test_every_hyperparameter_has_a_range(name):
+    built = [BUILD[name]()]
+    if name == "next_item":
+        sized = {"dim": DIM, "max_len": 6}
+        built = [methods.next_item(models.gru4rec(N_ITEMS, **sized), loss=loss) for loss in LOSSES]
+        built.append(methods.next_item(models.bert4rec(N_ITEMS, **sized)))
+    elif name == "ssl_pop":
+        built.append(methods.ssl_pop(_mf(), batch_size=16, cache_size=8))
+    for method in built:
+        assert {each for each in method.hparams if range_of(method, each) is None} <= UNBOUNDED
+        # And its default lies in it.
+        for each, value in method.hparams.items():
+            assert each in UNBOUNDED or range_of(method, each).holds(value), each
 
 
 @functools.cache
