@@ -100,12 +100,14 @@ def _validation_settings(
             f"{nearest(config.protocol.monitor, judge.protocol.metrics)}"
         )
 
+    # Compiled programs outlive a fit, and what a function closes over with them: not the evaluation set.
+    protocol = None if judge is None else judge.protocol
+
     def evaluate(state, known):
         logs = {}
-        if judge is not None:
-            logs |= evaluation.summarise(
-                evaluation.evaluate(judge.protocol, method.predict, state, known["eval_set"])
-            )
+        if protocol is not None:
+            scores = evaluation.evaluate(protocol, method.predict, state, known["eval_set"])
+            logs |= evaluation.summarise(scores)
         if knows_exposure:
             estimate = evaluation.exposure_matrix(method.exposure, state, known["train"])
             # An estimate that is the same for all items, as ExpoMF's before training, has no correlation.

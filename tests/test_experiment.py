@@ -1,13 +1,15 @@
 """From a config to a workdir and back: what a run leaves, and how it refuses."""
 
+import gc
 import json
 import pathlib
+import weakref
 
 import numpy as np
 import pytest
 from reference.tables import load_config
 
-from debias_jax import _build, _config, _datasets, data, experiment
+from debias_jax import _build, _config, _datasets, _fit, data, experiment
 from debias_jax.errors import CheckpointError, ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -70,6 +72,19 @@ class TestRun:
         assert config.variants.umf.hparams.lr == 0.5
         config.train.epochs = 3
         assert experiment.only(config, "umf").train.epochs == 3
+
+    def test_compiled_programs_keep_no_evaluation_set(self, tmp_path, monkeypatch):
+        make, items = _fit.make_judge, []
+
+        def remembered(*given, **more):
+            judge = make(*given, **more)
+            items.append(weakref.ref(judge.eval_set.items))
+            return judge
+
+        monkeypatch.setattr(_fit, "make_judge", remembered)
+        experiment.run(_tiny("mf"), tmp_path, quiet=True)
+        gc.collect()
+        assert items and all(item() is None for item in items)
 
     def test_the_workdir_holds_what_the_docs_say(self, finished):
         folder, _ = finished

@@ -27,6 +27,7 @@ from debias_jax._checks import (
     check_samples,
 )
 from debias_jax._reduce import fill_masked, safe_reduce
+from debias_jax.losses.softmax import take_columns, take_target
 from debias_jax.types import Array, ReduceFn
 
 IN_BATCH_VARIANTS = ("published", "released")
@@ -60,7 +61,8 @@ def in_batch_softmax(
             ``[..., C]``.
         log_q: ``[C]`` log sampling probability of each column's item, up to a constant; no gradient is taken. None for
             no correction.
-        targets: int ``[...]``, the column of each row's positive; None for the diagonal.
+        targets: int ``[...]``, the column of each row's positive; None for the diagonal. A value that is not in 0..C-1
+            makes the row's loss NaN.
         candidates: boolean ``[..., C]``, False for columns to leave out, which then have probability exactly 0: see
             ``sampling.accidental_hits``. A row's own column stays.
         sharpness: :math:`\beta > 0`, a scalar.
@@ -120,7 +122,7 @@ def in_batch_softmax(
     if candidates is not None:
         columns = jnp.broadcast_to(jnp.arange(n_columns), logits.shape)
         logits = jnp.where(candidates | (columns == own), logits, -jnp.inf)
-    pos = jnp.take_along_axis(logits, own, axis=-1)[..., 0]
+    pos = take_target(logits, targets)
     values = against_total(pos, jax.nn.logsumexp(logits, axis=-1), variant) / sharpness
     return safe_reduce(values, weights=weights, where=where, reduce_fn=reduce_fn)
 
@@ -171,7 +173,7 @@ def resampled_softmax(
     Args:
         pos: ``[...]`` scores of the positives.
         scores: ``[..., C]`` scores against the columns.
-        indices: int ``[..., m]``, the drawn columns.
+        indices: int ``[..., m]``, the drawn columns. A value that is not in 0..C-1 makes the row's loss NaN.
         counts: ``[..., C]``, how often each column was drawn, in place of ``indices``: cheaper, above all backwards.
         log_w: ``[..., C]`` log probability of drawing each column, for ``"corrected"``; no gradient is taken.
         variant: see above.
@@ -218,9 +220,9 @@ def resampled_softmax(
     if indices is not None:
         check_samples(shape, indices=indices)
         drawn = jnp.ones(jnp.shape(indices))
-        scores = jnp.take_along_axis(scores, indices, axis=-1)
+        scores = take_columns(scores, indices)
         if log_w is not None:
-            log_w = jnp.take_along_axis(log_w, indices, axis=-1)
+            log_w = take_columns(log_w, indices)
     else:
         drawn = jax.lax.stop_gradient(fill_masked(counts, where, fill=1.0))
     pos, scores = fill_masked(pos, where), fill_masked(scores, where)

@@ -212,10 +212,14 @@ def _checked(
 
 
 def take_target(scores: Array, target: Array) -> Array:
-    """The target's scores, ``[...]`` of ``[..., V]``; NaN for a target that is not in 0..V-1.
+    """The target's scores, ``[...]`` of ``[..., V]``; NaN for a target that is not in 0..V-1."""
+    return take_columns(scores, target[..., None])[..., 0]
 
-    Indexing alone would take another item's, as JAX clamps an index and counts a negative one from the end.
+
+def take_columns(scores: Array, columns: Array) -> Array:
+    """Scores ``[..., m]`` of the columns ``[..., m]``; NaN for a column that is not in 0..V-1.
+
+    Indexing alone would take another one's, as JAX clamps an index and counts a negative one from the end.
     """
-    valid = (target >= 0) & (target < scores.shape[-1])
-    column = jnp.where(valid, target, 0)[..., None]
-    return jnp.where(valid, jnp.take_along_axis(scores, column, axis=-1)[..., 0], jnp.nan)
+    valid = (columns >= 0) & (columns < scores.shape[-1])
+    return jnp.where(valid, jnp.take_along_axis(scores, jnp.where(valid, columns, 0), axis=-1), jnp.nan)

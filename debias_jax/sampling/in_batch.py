@@ -28,7 +28,7 @@ def accidental_hits(items: Array, targets: Array | None = None) -> Array:
 
     Args:
         items: int ``[C]``, the item of each column.
-        targets: int ``[B]``, the column of each row's positive; None for row b in column b.
+        targets: int ``[B]`` in 0..C-1, the column of each row's positive; None for row b in column b.
 
     Returns:
         bool ``[B, C]``, True at another column with the positive's item; leave them out of a softmax by
