@@ -5,9 +5,19 @@ looked at: under ``jit`` there are none to see. ``data.Interactions`` checks the
 Python strings, are checked by ``check_choice``.
 """
 
+import numbers
 from collections.abc import Iterable
 
 import jax.numpy as jnp
+
+from debias_jax.errors import ConfigError
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ``ConfigError``, a ``ValueError``, unless every size is an integer of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def check_float(**arrays) -> None:

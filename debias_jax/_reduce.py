@@ -69,3 +69,10 @@ def safe_divide(numerator: Array, denominator: Array, *, otherwise: float = 0.0)
     """``numerator / denominator`` where that is defined, else ``otherwise``; gradients stay finite."""
     usable = denominator != 0
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1.0), otherwise)
+
+
+def effective_sample_size(weights: Array) -> Array:
+    """Kish's effective sample size of all entries, (sum w)^2 / sum w^2; 0 where none is positive."""
+    # Squares of weights above 1e19 overflow float32; relative to the largest they cannot.
+    relative = safe_divide(weights, jnp.max(weights, initial=0.0))
+    return safe_divide(jnp.sum(relative) ** 2, jnp.sum(relative**2))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from debias_jax import _checks
+from debias_jax.errors import ConfigError
 
 
 def test_dtype_checks_name_the_argument():
@@ -45,3 +46,10 @@ def test_mask_check():
 def test_checks_run_while_tracing():
     with pytest.raises(ValueError, match="shapes must be equal"):
         jax.eval_shape(lambda a, b: _checks.check_same_shape(a=a, b=b), jnp.ones(2), jnp.ones(3))
+
+
+def test_sizes_are_positive_integers():
+    for value in (0, -1, 2.0, None, True):
+        with pytest.raises(ConfigError, match=f"dim must be an integer of at least 1, got {value!r}"):
+            _checks.check_sizes(dim=value)
+    _checks.check_sizes(dim=1, k=np.int64(3))

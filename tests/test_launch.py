@@ -399,7 +399,7 @@ class TestWrongQuestions:
         [
             (["--user=nobody"], ["user 'nobody'", "40 known users", "unknown_user"]),
             (["--user=7", "--k=26"], ["k = 26", "only 25"]),
-            (["--user=7", "--k=0"], ["k must be at least 1, got 0"]),
+            (["--user=7", "--k=0"], ["k must be an integer of at least 1, got 0"]),
             (["--history=3,4"], ["mf reads no history", "--user=ID"]),
             (["--history=3", "--unknown_user=popular"], ["--unknown_user does not go with --history"]),
             (["--history=3", "--export=runs/x"], ["--export does not go with --history"]),

@@ -44,7 +44,7 @@ def test_epochs_differ_by_key_and_every_order_of_three_rows_occurs():
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(0, 4), (4, 0)])
 def test_empty_epochs_are_refused(n_rows, batch_size):
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
         sampling.epoch_batches(KEY, n_rows, batch_size=batch_size)
 
 
@@ -235,7 +235,7 @@ def test_unseen_items_keep_the_shape_of_the_users():
     assert items.tolist() == [[0, 0]] * 3 and where.all()
     with pytest.raises(TypeError, match="users must be of an integer dtype"):
         sampling.uniform_unseen_items(KEY, jnp.zeros(2), pairs, n_items=2)
-    with pytest.raises(ValueError, match="n_items must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_items must be an integer of at least 1, got 0"):
         sampling.uniform_unseen_items(KEY, jnp.zeros(2, jnp.int32), pairs, n_items=0)
 
 
@@ -337,7 +337,7 @@ def test_in_batch_counts_refuse_misuse():
         sampling.in_batch_counts(KEY, jnp.zeros((2, 3), jnp.int32), n=1)
     with pytest.raises(ValueError, match=r"logits must be of shape \(b, C\), got \(3,\)"):
         sampling.in_batch_counts(KEY, jnp.zeros(3), n=1)
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         sampling.in_batch_counts(KEY, jnp.zeros((2, 3)), n=0)
     with pytest.raises(TypeError, match="rows must be of an integer dtype, got float32"):
         sampling.in_batch_counts(KEY, jnp.zeros((2, 3)), n=1, rows=jnp.zeros(2))

@@ -29,16 +29,6 @@ def check_factors(name: str, model: Model) -> None:
         )
 
 
-def check_chunk(name: str, size: int) -> None:
-    """Refuses a chunk that is not a positive number.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if size < 1:
-        raise ConfigError(f"{name}={size} must be at least 1")
-
-
 def user_chunks(n_users: int, size: int) -> Array:
     """Ids of all users in rows of ``size``, int32 ``[n_chunks, size]``; ids of ``n_users`` and above are padding."""
     size = min(size, n_users)

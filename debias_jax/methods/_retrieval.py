@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 from debias_jax import sampling
+from debias_jax._checks import check_sizes
 from debias_jax.errors import ConfigError
 from debias_jax.methods._score_matrix import ClickBatch, Clicks, FurtherItems, Rows, ScoreMatrix
 from debias_jax.methods._terms import log_shares, predict_logits, prediction_group
@@ -26,8 +27,7 @@ def click_batches(*, batch_size: int) -> BatchesFn:
     Raises:
         ValueError: ``batch_size`` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_sizes(batch_size=batch_size)
 
     def batches(data: TrainData, key: Key) -> ClickBatch:
         users, items = data.clicks
@@ -52,8 +52,7 @@ def size_or(default: int, **given: int | None) -> int:
     ((name, value),) = given.items()
     if value is None:
         return default
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    check_sizes(**given)
     return value
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.methods.base import BatchesFn, PairBatch, TrainData, TripletBatch
 from debias_jax.types import Array, Key
 
@@ -53,6 +53,7 @@ def observed_pairs(*, batch_size: int) -> BatchesFn:
     Args:
         batch_size: rows a step; the last batch is padded.
     """
+    check_sizes(batch_size=batch_size)
 
     def batches(data: TrainData, key: Key) -> PairBatch:
         weights = jnp.ones(data.users.shape, jnp.float32)
@@ -89,6 +90,7 @@ def clicks_and_negatives(*, batch_size: int, n_negatives: int = 5) -> BatchesFn:
         batch_size: rows a step.
         n_negatives: K.
     """
+    check_sizes(batch_size=batch_size, n_negatives=n_negatives)
 
     def batches(data: TrainData, key: Key) -> PairBatch:
         draw_key, shuffle_key = jax.random.split(key)
@@ -123,6 +125,7 @@ def clicks_and_uniform_pairs(*, batch_size: int, n_negatives: int = 5) -> Batche
         batch_size: rows a step.
         n_negatives: zeros drawn per click.
     """
+    check_sizes(batch_size=batch_size, n_negatives=n_negatives)
 
     def batches(data: TrainData, key: Key) -> PairBatch:
         draw_key, shuffle_key = jax.random.split(key)
@@ -166,6 +169,7 @@ def click_triplets(*, batch_size: int, n_negatives: int = 1) -> BatchesFn:
         batch_size: triplets a step.
         n_negatives: triplets a click; each draws its own unclicked item, uniformly.
     """
+    check_sizes(batch_size=batch_size, n_negatives=n_negatives)
 
     def batches(data: TrainData, key: Key) -> TripletBatch:
         draw_key, shuffle_key = jax.random.split(key)
@@ -212,6 +216,7 @@ def clicks_and_other_items(*, batch_size: int, n_negatives: int = 1) -> BatchesF
     Raises:
         ValueError: (at the first draw) there is one item only.
     """
+    check_sizes(batch_size=batch_size, n_negatives=n_negatives)
 
     def batches(data: TrainData, key: Key) -> TripletBatch:
         draw_key, shuffle_key = jax.random.split(key)
@@ -239,6 +244,7 @@ def clicks_in_parts(*, batch_size: int, n_parts: int, n_negatives: int = 5) -> B
         n_parts: C.
         n_negatives: K.
     """
+    check_sizes(batch_size=batch_size, n_parts=n_parts, n_negatives=n_negatives)
 
     def batches(data: TrainData, key: Key) -> PartBatch:
         n, size = data.clicks[0].shape[0], part_size(data, n_parts)

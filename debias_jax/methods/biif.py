@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.methods._terms import (
     EXPOSURE_HPARAMS,
     ExposureTerms,
@@ -103,8 +103,7 @@ def biif(
     terms = ExposureTerms(model, exposure_model, item_vectors=item_vectors, detach_items=detach_items)
     outer_loss = terms.exposed_bce
     if outer_batch_size is not None:
-        if outer_batch_size < 1:
-            raise ValueError(f"outer_batch_size must be at least 1, got {outer_batch_size}")
+        check_sizes(outer_batch_size=outer_batch_size)
         outer_loss = functools.partial(outer_loss, n_drawn=outer_batch_size)
     if exposed == "positives":
         batches, outer_loss = _on_positives(batches, outer_loss)

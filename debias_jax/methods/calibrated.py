@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.methods._calibration import (
     FINAL_TEMPERATURE,
     FIT_LOSSES,
@@ -192,9 +192,7 @@ def calibrated(
     check_choice(FIT_LOSSES, propensity_calibration=propensity_calibration)
     check_choice(IMPUTED_ERRORS, imputed_errors=imputed_errors)
     check_choice(ORDERS, order=order)
-    for what, value in (("n_experts", n_experts), ("calibration_ratio", calibration_ratio)):
-        if value < 1:
-            raise ValueError(f"{what} must be at least 1, got {value}")
+    check_sizes(n_experts=n_experts, calibration_ratio=calibration_ratio)
     source = CalibratedPropensity(
         Propensity(propensity, propensity_model, propensity_batch_size),
         user_vectors,

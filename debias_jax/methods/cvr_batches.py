@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.methods.base import BatchesFn, CvrBatch, PairBatch, Pairs, TrainData
 from debias_jax.types import Array, Key
 
@@ -51,11 +51,10 @@ def cvr_batches(
     """
     check_choice(FRAMES, frame=frame)
     check_choice(WEIGHTINGS, weighting=weighting)
-    if batch_size < 1 or ratio < 1:
-        raise ValueError(f"batch_size and ratio must be at least 1, got {batch_size} and {ratio}")
-    if ratio != int(ratio):
+    check_sizes(batch_size=batch_size)
+    if ratio < 1 or ratio != int(ratio):
         raise ValueError(
-            f"ratio counts pairs for each observed row, so it must be a whole number, got {ratio}"
+            f"ratio counts pairs for each observed row, so it must be a whole number of at least 1, got {ratio}"
         )
 
     def uniform(data: TrainData, key: Key) -> CvrBatch:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlog1py, xlogy
 
 from debias_jax import sampling
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.methods import _als
 from debias_jax.methods._terms import predict_logits
 from debias_jax.methods.base import Method, Range
@@ -99,7 +99,7 @@ def expomf(
     check_choice(VARIANTS, variant=variant)
     check_choice(EXPOSURES, exposure=exposure)
     _als.check_factors("expomf", model)
-    _als.check_chunk("chunk_size", chunk_size)
+    check_sizes(chunk_size=chunk_size)
     constant = 1.0 / (2.0 * math.pi) if variant == "corrected" else math.pi / 2.0
 
     def log_density(gap, hparams):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import losses, sampling
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax._reduce import safe_divide
 from debias_jax.errors import ConfigError
 from debias_jax.losses.chunked import SCORES_PER_CHUNK
@@ -366,6 +366,5 @@ def _checked_negatives(
             "negatives='uniform', or importance_sampled_softmax, which corrects by log q, or scaled_cross_entropy"
         )
     n = spec.n_negatives if n_negatives is None else n_negatives
-    if n < 1:
-        raise ValueError(f"n_negatives must be at least 1, got {n}")
+    check_sizes(n_negatives=n)
     return pool, n

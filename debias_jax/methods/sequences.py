@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from debias_jax import sampling
+from debias_jax._checks import check_sizes
 from debias_jax.errors import ConfigError
 from debias_jax.sampling import PairSet
 from debias_jax.types import Array, Key
@@ -105,8 +106,7 @@ def check_frame(frame: SequenceFrame) -> SequenceFrame:
         raise ConfigError(f"edges must ascend from at least 1, got {frame.edges}")
     if frame.edges[-1] != frame.max_len:
         raise ConfigError(f"the last of edges {frame.edges} must be max_len = {frame.max_len}")
-    if frame.min_items < 1:
-        raise ConfigError(f"min_items must be at least 1, got {frame.min_items}")
+    check_sizes(min_items=frame.min_items)
     return frame
 
 
@@ -134,8 +134,7 @@ def sequence_batches(batch_size: int):
     Raises:
         ValueError: ``batch_size`` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_sizes(batch_size=batch_size)
 
     def batches(data: SequenceData, key: Key) -> dict[str, SampleBatch]:
         sizes = [samples.ends.shape[0] for samples in data.samples]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from debias_jax._checks import check_sizes
 from debias_jax.methods import _als
 from debias_jax.methods._terms import predict_logits
 from debias_jax.methods.base import Method, Range
@@ -53,7 +54,7 @@ def wmf(model: Model, *, chunk_size: int = 1024) -> Method:
         Saito's programs weigh the zeros of a squared loss on sigma(s) instead and step it by Adam.
     """
     _als.check_factors("wmf", model)
-    _als.check_chunk("chunk_size", chunk_size)
+    check_sizes(chunk_size=chunk_size)
 
     def clicked_sums(rows, columns, vectors, n_rows):
         """Sums over the clicks of each row of f f^T (packed) and of f."""

@@ -121,8 +121,8 @@ def item_gains(scores: Array, mask: Array, *, metric: str, k: int | None, discou
         ties: ``"mean"`` or ``"by_index"``.
     """
     _rank.check_option(ties, ("mean", "by_index"), "ties")
-    if k is not None and k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    if k is not None:
+        _checks.check_sizes(k=k)
     position = _rank.positions(scores.shape)
     lowest = jnp.finfo(scores.dtype).min
     keys = jnp.where(jnp.isnan(scores), lowest, jnp.maximum(scores, lowest))
@@ -239,8 +239,7 @@ def summarise(
         key: None for the delta method, or the key of a percentile bootstrap.
         n_resamples: of the bootstrap.
     """
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    _checks.check_sizes(n_resamples=n_resamples)
     n = jnp.sum(counted, dtype=jnp.int32)
     equal = counted.astype(weights.dtype)
     if key is None:
@@ -257,7 +256,7 @@ def summarise(
         )
         low, high = jnp.quantile(resampled, jnp.array([0.5 - 0.5 * level, 0.5 + 0.5 * level]))
     low, high = (jnp.where(n > 1, end, jnp.nan) for end in (low, high))
-    return Estimate(point, low, high, n, effective_sample_size(weights))
+    return Estimate(point, low, high, n, _reduce.effective_sample_size(weights))
 
 
 def _resample(key: Key, among: Array, n: Array, dtype) -> Array:
@@ -265,8 +264,3 @@ def _resample(key: Key, among: Array, n: Array, dtype) -> Array:
     size = among.shape[0]
     users = among[jax.random.randint(key, (size,), 0, jnp.maximum(n, 1))]
     return jnp.zeros(size, dtype).at[users].add((jnp.arange(size) < n).astype(dtype))
-
-
-def effective_sample_size(weights: Array) -> Array:
-    """Kish's effective sample size of all entries; 0 where there is none."""
-    return _reduce.safe_divide(jnp.square(jnp.sum(weights)), jnp.sum(jnp.square(weights)))

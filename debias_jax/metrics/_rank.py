@@ -68,8 +68,8 @@ def rank(scores: Array, labels: Array, *, k: int | None, where: Array | None, ti
         raise ValueError("scores and labels must have a last axis that holds the list, got scalars")
     _checks.check_mask(where, scores.shape)
     check_option(ties, ("pessimistic", "by_index"), "ties")
-    if k is not None and k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    if k is not None:
+        _checks.check_sizes(k=k)
     n = scores.shape[-1]
     width = n if k is None else min(k, n)
     mask = jnp.ones(scores.shape, jnp.bool_) if where is None else jnp.asarray(where)

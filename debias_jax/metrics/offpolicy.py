@@ -315,7 +315,7 @@ def overlap(
 
     return Overlap(
         n=jnp.sum(logged, dtype=jnp.int32),
-        ess=_offpolicy.effective_sample_size(weights),
+        ess=_reduce.effective_sample_size(weights),
         largest_weight=largest,
         largest_share=_reduce.safe_divide(largest, total),
         small_share=share(small, mask),

@@ -266,13 +266,6 @@ def check_pairs(users: Array, items: Array) -> None:
         )
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raises unless every size is an integer of at least 1."""
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
 def check_features(name: str, features: np.ndarray | None, n_rows: int) -> np.ndarray | None:
     """Features as float32 ``[n_rows, d]``, or None.
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.models._sequence import (
     HIDDEN,
     LayerNorm,
@@ -16,7 +17,7 @@ from debias_jax.models._sequence import (
     xavier_normal,
     xavier_uniform,
 )
-from debias_jax.models.base import Model, check_sizes
+from debias_jax.models.base import Model
 
 EPSILON = 1e-5
 LARGEST_START = 0.02

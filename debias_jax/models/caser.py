@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.models._sequence import (
     check_rate,
     dropout,
@@ -12,7 +13,7 @@ from debias_jax.models._sequence import (
     uniform_start,
     xavier_normal,
 )
-from debias_jax.models.base import Model, check_sizes, lookup, param
+from debias_jax.models.base import Model, lookup, param
 
 
 def caser(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from debias_jax._checks import check_float, check_same_shape
-from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, lookup, param
+from debias_jax._checks import check_float, check_same_shape, check_sizes
+from debias_jax.models.base import Model, check_pairs, from_nnx, lookup, param
 
 
 def biif_exposure(n_users: int, *, dim: int, init_scale: float = 0.1) -> Model:

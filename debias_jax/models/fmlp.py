@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.models._sequence import LayerNorm, check_rate, dropout, embed, gelu, sequence_model
-from debias_jax.models.base import Model, check_sizes, param
+from debias_jax.models.base import Model, param
 
 EPSILON = 1e-12
 INIT_SCALE = 0.02

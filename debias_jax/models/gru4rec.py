@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.models._sequence import (
     check_rate,
     dropout,
@@ -13,7 +14,7 @@ from debias_jax.models._sequence import (
     xavier_normal,
     xavier_uniform,
 )
-from debias_jax.models.base import Model, check_sizes
+from debias_jax.models.base import Model
 
 
 def gru4rec(

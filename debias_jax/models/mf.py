@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.models.base import (
     Model,
     check_pairs,
-    check_sizes,
     from_nnx,
     inner_products,
     lookup,

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.errors import ConfigError
 from debias_jax.models.base import (
     Model,
     check_features,
     check_pairs,
-    check_sizes,
     from_nnx,
     lookup,
     param,

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from debias_jax._checks import check_sizes
 from debias_jax.errors import ConfigError
-from debias_jax.models.base import Model, check_pairs, check_sizes, from_nnx, lookup, param
+from debias_jax.models.base import Model, check_pairs, from_nnx, lookup, param
 
 
 def additive_logistic(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.models._sequence import (
     HIDDEN,
     LayerNorm,
@@ -18,7 +18,7 @@ from debias_jax.models._sequence import (
     uniform_start,
     xavier_normal,
 )
-from debias_jax.models.base import Model, check_sizes
+from debias_jax.models.base import Model
 
 EPSILON = 1e-8
 

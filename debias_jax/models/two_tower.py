@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from debias_jax._checks import check_choice
+from debias_jax._checks import check_choice, check_sizes
 from debias_jax.errors import ConfigError
 from debias_jax.models.base import (
     Model,
     check_bags,
     check_features,
     check_pairs,
-    check_sizes,
     from_nnx,
     inner_products,
     lookup,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from debias_jax import _reduce
 from debias_jax._checks import check_broadcastable, check_float, check_indicator, check_mask
 from debias_jax._reduce import fill_masked, safe_divide, safe_reduce
 from debias_jax.types import Array
@@ -208,7 +209,4 @@ def effective_sample_size(weights: Array, *, where: Array | None = None) -> Arra
     """
     check_float(weights=weights)
     check_mask(where, jnp.shape(weights))
-    weights = fill_masked(weights, where)
-    # Squares of weights above 1e19 overflow float32; relative to the largest they cannot.
-    relative = safe_divide(weights, jnp.max(weights, initial=0.0))
-    return safe_divide(jnp.sum(relative) ** 2, jnp.sum(relative**2))
+    return _reduce.effective_sample_size(fill_masked(weights, where))

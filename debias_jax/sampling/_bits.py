@@ -17,9 +17,3 @@ def uniform_below(key: Key, shape: tuple[int, ...], n: int) -> Array:
     if n > 2**16:
         return jax.random.randint(key, shape, 0, n, dtype=jnp.int32)
     return scale(jax.random.bits(key, shape, jnp.uint32), n).astype(jnp.int32)
-
-
-def check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from debias_jax._checks import check_sizes
 from debias_jax.errors import DataError
-from debias_jax.sampling._bits import check_positive, uniform_below
+from debias_jax.sampling._bits import uniform_below
 from debias_jax.types import Array, Key
 
 
@@ -43,7 +44,7 @@ def uniform_items(key: Key, shape: tuple[int, ...], *, n_items: int) -> Array:
         >>> sampling.uniform_items(jax.random.key(0), (2, 3), n_items=1).tolist()
         [[0, 0, 0], [0, 0, 0]]
     """
-    check_positive(n_items=n_items)
+    check_sizes(n_items=n_items)
     return jax.random.randint(key, shape, 0, n_items, dtype=jnp.int32)
 
 
@@ -72,7 +73,7 @@ def uniform_pairs(key: Key, shape: tuple[int, ...], *, n_users: int, n_items: in
         >>> users.tolist(), items.tolist()
         ([0, 0, 0], [0, 0, 0])
     """
-    check_positive(n_users=n_users, n_items=n_items)
+    check_sizes(n_users=n_users, n_items=n_items)
     user_key, item_key = jax.random.split(key)
     return uniform_below(user_key, shape, n_users), uniform_below(item_key, shape, n_items)
 

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from debias_jax._checks import check_integer
-from debias_jax.sampling._bits import check_positive
+from debias_jax._checks import check_integer, check_sizes
 from debias_jax.types import Array
 
 
@@ -54,7 +53,7 @@ def init_frequency(sizes: Sequence[int], *, initial_interval: float) -> Streamin
             f"there must be a table and the interval must be positive, got sizes {list(sizes)} and {initial_interval}"
         )
     for number, size in enumerate(sizes):
-        check_positive(**{f"sizes[{number}]": size})
+        check_sizes(**{f"sizes[{number}]": size})
     return StreamingFrequency(
         jnp.zeros((), jnp.float32),
         tuple(jnp.zeros((size,), jnp.float32) for size in sizes),

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from debias_jax._checks import check_choice, check_float, check_integer
-from debias_jax.sampling._bits import check_positive
+from debias_jax._checks import check_choice, check_float, check_integer, check_sizes
 from debias_jax.types import Array, Key
 
 
@@ -80,7 +79,7 @@ def in_batch_resample(key: Key, logits: Array, *, n: int) -> Array:
         Chen et al., NeurIPS 2022, section 3.1 (importance resampling after Rubin, 1987).
     """
     check_float(logits=logits)
-    check_positive(n=n)
+    check_sizes(n=n)
     logits = jax.lax.stop_gradient(logits).astype(jnp.float32)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - jnp.where(jnp.isfinite(largest), largest, 0.0))
@@ -133,7 +132,7 @@ def in_batch_counts(key: Key, logits: Array, *, n: int, rows: Array | None = Non
         rows = jnp.arange(n_rows)
     elif jnp.shape(rows) != (n_rows,):
         raise ValueError(f"rows must be of shape ({n_rows},), got {jnp.shape(rows)}")
-    check_positive(n=n)
+    check_sizes(n=n)
     cumulative, finite = _cumulative(jax.lax.stop_gradient(logits))
     sizes = [min(_MOST_DRAWS, n - start) for start in range(0, n, _MOST_DRAWS)]
     counts = sum(
@@ -264,7 +263,7 @@ def init_cache(key: Key, *, n_items: int, size: int, variant: str = "published")
     Source:
         Chen et al., NeurIPS 2022, algorithm 2.
     """
-    check_positive(n_items=n_items, size=size)
+    check_sizes(n_items=n_items, size=size)
     check_choice(("published", "released"), variant=variant)
     items = jax.random.randint(key, (size,), 0, n_items, dtype=jnp.int32)
     return ItemCache(items, jnp.full((n_items,), float(variant == "released"), jnp.float32))

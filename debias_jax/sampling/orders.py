@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from debias_jax._checks import check_sizes
 from debias_jax._hash import hash_bits
-from debias_jax.sampling._bits import check_positive, scale
+from debias_jax.sampling._bits import scale
 from debias_jax.types import Array, Key
 
 
@@ -34,7 +35,7 @@ def epoch_batches(key: Key, n_rows: int, *, batch_size: int) -> tuple[Array, Arr
         >>> index.shape, sorted(index[where].tolist())
         ((3, 2), [0, 1, 2, 3, 4])
     """
-    check_positive(n_rows=n_rows, batch_size=batch_size)
+    check_sizes(n_rows=n_rows, batch_size=batch_size)
     steps = -(-n_rows // batch_size)
     order = _random_order(key, n_rows)
     slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
@@ -71,7 +72,7 @@ def stratified_batches(key: Key, sizes: Sequence[int], *, batch_size: int) -> tu
     """
     if any(size < 0 for size in sizes):
         raise ValueError(f"sizes must not be negative, got {tuple(sizes)}")
-    check_positive(n_rows=sum(sizes), batch_size=batch_size)
+    check_sizes(n_rows=sum(sizes), batch_size=batch_size)
     steps = -(-sum(sizes) // batch_size)
     strata, dealt = [], 0
     for number, size in enumerate(sizes):

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from debias_jax._checks import check_integer
+from debias_jax._checks import check_integer, check_sizes
 from debias_jax.errors import DataError
-from debias_jax.sampling._bits import check_positive
 from debias_jax.types import Array, Key
 
 
@@ -154,7 +153,7 @@ def uniform_unseen_items(key: Key, users: Array, pairs: PairSet, *, n_items: int
         (1, [True, False])
     """
     check_integer(users=users)
-    check_positive(n_items=n_items)
+    check_sizes(n_items=n_items)
     users = jnp.asarray(users)
     unseen = n_items - (pairs.indptr[users + 1] - pairs.indptr[users])
     rank = jax.random.randint(key, users.shape, 0, jnp.maximum(unseen, 1), dtype=jnp.int32)

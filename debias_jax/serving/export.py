@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors
 
+from debias_jax._checks import check_sizes
 from debias_jax.errors import CheckpointError, ConfigError, DataError, DivergedError, require_extra
 from debias_jax.serving.bundle import Bundle
 from debias_jax.serving.recommend import Recommendation, encode_users
@@ -93,8 +94,7 @@ def tower_vectors(tower: Tower, params: Params, n: int, *, chunk: int = 65_536) 
         >>> tower_vectors(model.item_tower, model.init(jax.random.key(0)), 5, chunk=2).shape
         (5, 2)
     """
-    if chunk < 1:
-        raise ConfigError(f"chunk must be at least 1, got {chunk}")
+    check_sizes(chunk=chunk)
     evaluate = jax.jit(tower)
     parts = []
     for start in range(0, n, chunk):
@@ -140,9 +140,7 @@ def top_k(
         ([[4.0, 3.0]], [[1, 2]])
     """
     n_items = len(vectors)
-    for name, value in (("k", k), ("chunk", chunk)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    check_sizes(k=k, chunk=chunk)
     if k > n_items:
         raise DataError(f"k = {k} items were asked for, and there are only {n_items} vectors")
     queries = jnp.asarray(queries, jnp.float32)
@@ -397,8 +395,7 @@ def recommend_from(
         >>> len(recommend_from(index, bundle, model.user_tower, "ann", k=2, exclude_seen=False))
         2
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    check_sizes(k=k)
     if index.ids != bundle.items.ids or index.weights != _digest(bundle.params):
         raise DataError("the export was made of another run than the bundle; export this bundle again")
     if exclude_seen and bundle.seen is None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from debias_jax._checks import check_sizes
 from debias_jax.errors import ConfigError, DataError, DivergedError
 from debias_jax.serving.bundle import Bundle
 from debias_jax.types import Array, Params
@@ -158,9 +159,7 @@ def recommend_many(
                [ 0, -1]], dtype=int32)
     """
     n_items = len(bundle.items)
-    for name, value in (("k", k), ("chunk", chunk)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    check_sizes(k=k, chunk=chunk)
     if k > n_items:
         raise DataError(f"k = {k} items were asked for, and the catalogue has only {n_items}")
     if exclude_seen and bundle.seen is None:
@@ -233,8 +232,7 @@ def recommend_next(
         [Recommendation(item='y', score=1.0, rank=1)]
     """
     n_items = len(bundle.items)
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    check_sizes(k=k)
     if not len(history):
         raise DataError("the history is empty; name at least one item")
     unknown = [str(item) for item in history if item not in bundle.items]

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from debias_jax._checks import check_sizes
 from debias_jax.errors import CheckpointError, ConfigError
 from debias_jax.training import _files
 from debias_jax.types import PyTree
@@ -95,8 +96,7 @@ class Checkpointer:
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2, fingerprint: dict[str, Any]):
-        if keep < 1:
-            raise ConfigError(f"keep must be at least 1, got {keep}")
+        check_sizes(keep=keep)
         try:
             self._fingerprint = json.loads(json.dumps(fingerprint))
         except (TypeError, ValueError) as error:

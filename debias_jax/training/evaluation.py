@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from debias_jax import metrics
+from debias_jax._checks import check_sizes
 from debias_jax.data import sequences
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
@@ -210,8 +211,7 @@ def evaluate(
     n_items = eval_set.propensity.shape[0]
     if chunk is None:
         chunk = min(n_users, max(1, _CHUNK_SCORES // max(1, n_items if catalogue else width)))
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_sizes(chunk=chunk)
     n_chunks = -(-n_users // chunk)
 
     def one_chunk(rows):
@@ -286,8 +286,7 @@ def exposure_matrix(
     n_users, n_items = data.matrix_size
     if chunk is None:
         chunk = min(n_users, max(1, _CHUNK_SCORES // n_items))
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_sizes(chunk=chunk)
     n_chunks = -(-n_users // chunk)
     # The last chunk is filled up with copies of the last user, which are cut off again below.
     users = jnp.minimum(jnp.arange(n_chunks * chunk, dtype=jnp.int32), n_users - 1).reshape(n_chunks, chunk)

@@ -258,5 +258,5 @@ def test_options_are_checked():
         _method(variant="x")
     with pytest.raises(ValueError, match="variant 'x'; there are published, squared"):
         _method(methods.dce_tdr, variant="x")
-    with pytest.raises(ValueError, match="n_experts must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_experts must be an integer of at least 1, got 0"):
         _method(n_experts=0)

@@ -154,7 +154,7 @@ def test_misuse_is_refused():
         _method("fixed")
     with pytest.raises(ValueError, match="unknown exposure 'mean'; there are prior, posterior"):
         _method(exposure="mean")
-    with pytest.raises(ConfigError, match="chunk_size=0 must be at least 1"):
+    with pytest.raises(ConfigError, match="chunk_size must be an integer of at least 1, got 0"):
         _method(chunk_size=0)
     biased = models.mf(N_USERS, N_ITEMS, dim=DIM, bias=True)
     with pytest.raises(ConfigError, match=r"expomf solves for the vectors.*global_bias.*bias=False"):

@@ -101,7 +101,7 @@ class TestOuterBatch:
         jax.tree.map(np.testing.assert_array_equal, whole, all_drawn)
 
     def test_a_batch_of_none_is_refused(self, train):
-        with pytest.raises(ValueError, match="outer_batch_size must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="outer_batch_size must be an integer of at least 1, got 0"):
             self.step(train, outer_batch_size=0)
 
 

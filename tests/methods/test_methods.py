@@ -118,6 +118,12 @@ class TestFrames:
         with pytest.raises(ValueError, match="no_such.*clicks_and_negatives"):
             batching.pair_frame("no_such", batch_size=2, n_negatives=1)
 
+    @pytest.mark.parametrize("size", ["batch_size", "n_negatives"])
+    @pytest.mark.parametrize("name", ["mf", "relmf", "umf", "bpr", "ubpr"])
+    def test_sizes_are_checked_where_a_method_is_made(self, name, size):
+        with pytest.raises(ConfigError, match=f"{size} must be an integer of at least 1, got 0"):
+            getattr(methods, name)(models.mf(3, 4, dim=2), **{size: 0})
+
 
 class TestBiif:
     def _biif(self, **options):

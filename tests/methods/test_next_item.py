@@ -416,13 +416,13 @@ class TestRefused:
             ({"loss": "cross_entropi"}, "cross_entropy"),
             ({"n_negatives": 5}, "reads the scores of all items"),
             ({"loss": "bce", "shared": True}, "share no unseen items"),
-            ({"loss": "bce", "n_negatives": 0}, "at least 1, got 0"),
+            ({"loss": "bce", "n_negatives": 0}, "of at least 1, got 0"),
             ({"loss": "bce", "negatives": "popular"}, "popularity"),
             ({"samples": "cloze"}, "bert4rec learns from 'cloze'"),
             ({"samples": "events"}, "mf and two_tower from 'events'"),
             ({"lengths": (4, 2, 10)}, "must ascend"),
             ({"lengths": (4, 8)}, "must be max_len = 10"),
-            ({"batch_size": 0}, "batch_size must be at least 1"),
+            ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
             ({"scoring": "fast"}, "gather"),
             ({"scoring": "dense"}, "cross_entropy draws none; leave scoring out"),
             (
@@ -431,7 +431,7 @@ class TestRefused:
             ),
             ({"loss": "noise_contrastive", "negatives": "popularity"}, "corrects by log q"),
             ({"loss": "noise_contrastive", "negatives": "in_batch"}, "holds for uniform noise"),
-            ({"min_items": 0}, "min_items must be at least 1"),
+            ({"min_items": 0}, "min_items must be an integer of at least 1"),
         ],
     )
     def test_options_that_do_not_fit(self, options, message):

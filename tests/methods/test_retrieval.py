@@ -377,9 +377,9 @@ def test_a_model_without_towers_and_wrong_sizes_are_refused(log):
             factory(models.mmoe(N_USERS, N_ITEMS, dim=2, tasks=("label",)))
         with pytest.raises(ConfigError, match="chunk 3 does not divide the batch size 8"):
             factory(MF, batch_size=8, chunk=3)
-        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
             factory(MF, batch_size=0)
-    with pytest.raises(ValueError, match="n_uniform must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_uniform must be an integer of at least 1, got 0"):
         methods.mns(MF, n_uniform=0)
     with pytest.raises(ValueError, match="unknown variant 'corrected'"):
         methods.xir(MF, variant="corrected")
@@ -389,9 +389,9 @@ def test_a_model_without_towers_and_wrong_sizes_are_refused(log):
         with pytest.raises(ValueError, match="unknown variant 'released_'"):
             getattr(methods, name)(MF, variant="released_")
     for options, message in (({"n_resampled": 0}, "n_resampled"), ({"cache_size": 0}, "cache_size")):
-        with pytest.raises(ValueError, match=f"{message} must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"{message} must be an integer of at least 1, got 0"):
             methods.xir(MF, **options)
-    with pytest.raises(ValueError, match="n_resampled must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_resampled must be an integer of at least 1, got 0"):
         methods.bir(MF, n_resampled=0)
     with pytest.raises(ValueError, match="sharpness must be positive, got 0"):
         methods.ssl_pop(MF, sharpness=0)

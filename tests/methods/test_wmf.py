@@ -68,5 +68,5 @@ def test_it_solves_for_vectors_alone():
     towers = models.two_tower(N_USERS, N_ITEMS, dim=DIM, hidden=(3,))
     with pytest.raises(ConfigError, match="wmf solves for the vectors"):
         methods.wmf(towers)
-    with pytest.raises(ConfigError, match="chunk_size=-1 must be at least 1"):
+    with pytest.raises(ConfigError, match="chunk_size must be an integer of at least 1, got -1"):
         methods.wmf(models.mf(N_USERS, N_ITEMS, dim=DIM), chunk_size=-1)

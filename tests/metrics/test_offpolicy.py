@@ -312,6 +312,12 @@ def test_bootstrap_draws_only_users_that_count_and_by_its_key(rng):
     assert lowest - 1e-6 <= float(found.low) < float(found.high) <= highest + 1e-6
 
 
+def test_weights_whose_squares_overflow_are_worth_what_they_are():
+    propensity = jnp.array([1e-20, 1e-20, 1.0])
+    report = metrics.overlap(propensity, observed=jnp.ones(3))
+    assert float(report.ess) == pytest.approx(2.0)
+
+
 def test_overlap_written_out():
     propensity = jnp.array([0.5, 0.25, 0.02, 0.04, 0.5, jnp.nan])
     observed = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
@@ -347,9 +353,9 @@ def test_errors_name_the_offence():
         metrics.ips_value(lists, lists, propensity=lists, ties="pessimistic")
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\), got 95"):
         metrics.ips_value(lists, lists, propensity=lists, level=95)
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be an integer of at least 1, got 0"):
         metrics.snips_value(lists, lists, observed=observed, propensity=lists, k=0)
-    with pytest.raises(ValueError, match="n_resamples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_resamples must be an integer of at least 1, got 0"):
         metrics.ips_value(lists, lists, propensity=lists, n_resamples=0)
     with pytest.raises(TypeError, match="imputed must be of a floating dtype"):
         metrics.dr_value(lists, lists, imputed=observed, observed=observed, propensity=lists)

@@ -273,7 +273,7 @@ def test_errors_name_the_offence(name):
         metric(scores, jnp.zeros(3))
     with pytest.raises(TypeError, match="where must be boolean, got float32"):
         metric(scores, labels, where=labels)
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be an integer of at least 1, got 0"):
         metric(scores, labels, k=0)
     with pytest.raises(ValueError, match="ties must be one of 'pessimistic', 'by_index', got 'random'"):
         metric(scores, labels, ties="random")

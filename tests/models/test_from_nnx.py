@@ -178,9 +178,3 @@ def test_lookup_out_of_range_is_nan_and_has_no_gradient():
 def test_pairs_that_do_not_broadcast_are_refused(users, items):
     with pytest.raises(ValueError, match=r"do not broadcast against items .* users\[:, None\]"):
         base.check_pairs(jnp.zeros(users), jnp.zeros(items))
-
-
-def test_sizes_are_positive_integers():
-    for value in (0, -1, 2.0, None):
-        with pytest.raises(base.ConfigError, match=f"dim must be an integer of at least 1, got {value!r}"):
-            base.check_sizes(dim=value)

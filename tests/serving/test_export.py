@@ -103,7 +103,7 @@ def test_recommendations_from_an_export_are_those_of_the_model(bundle, tmp_path)
         serving.recommend_from(loaded, bundle, MODEL.user_tower, "u99")
     with pytest.raises(DataError, match="user 'u0' has only 280 unseen ones; ask for at most 280"):
         serving.recommend_from(loaded, bundle, MODEL.user_tower, "u0", k=281)
-    with pytest.raises(ConfigError, match="k must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
         serving.recommend_from(loaded, bundle, MODEL.user_tower, "u0", k=0)
     other = dataclasses.replace(bundle, params=jax.tree.map(lambda x: x + 1, bundle.params))
     with pytest.raises(DataError, match="the export was made of another run than the bundle; export this"):
@@ -151,5 +151,5 @@ def test_faults(bundle, tmp_path):
     with pytest.raises(DataError, match="k = 4 items were asked for, and there are only 3 vectors"):
         serving.top_k(np.ones((1, 2)), np.ones((3, 2)), k=4)
     for options in ({"k": 0}, {"k": 1, "chunk": 0}):
-        with pytest.raises(ConfigError, match="must be at least 1, got 0"):
+        with pytest.raises(ConfigError, match="must be an integer of at least 1, got 0"):
             serving.top_k(np.ones((1, 2)), np.ones((3, 2)), **options)

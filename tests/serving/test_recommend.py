@@ -142,8 +142,8 @@ def test_nobody_gets_nothing():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"k": 0}, ConfigError, "k must be at least 1, got 0"),
-        ({"k": -3}, ConfigError, "k must be at least 1, got -3"),
+        ({"k": 0}, ConfigError, "k must be an integer of at least 1, got 0"),
+        ({"k": -3}, ConfigError, "k must be an integer of at least 1, got -3"),
         ({"k": 7}, DataError, "k = 7 items were asked for, and the catalogue has only 6"),
         (
             {"k": 5},
@@ -192,7 +192,7 @@ def test_a_score_that_does_not_broadcast_is_refused():
 
     with pytest.raises(ValueError, match=r"to \(1, 6\), got \(6,\)"):
         recommend(forgets_the_users, make(), "user0", k=2, exclude_seen=False)
-    with pytest.raises(ConfigError, match="chunk must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="chunk must be an integer of at least 1, got 0"):
         recommend_many(score, make(), ["user0"], k=2, exclude_seen=False, chunk=0)
 
 

@@ -200,7 +200,7 @@ def test_leaves_that_cannot_be_stored_are_named(saver, leaf, message):
 
 
 def test_settings_are_checked(tmp_path):
-    with pytest.raises(ConfigError, match="keep must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="keep must be an integer of at least 1, got 0"):
         Checkpointer(tmp_path, keep=0, fingerprint={})
     with pytest.raises(ConfigError, match="the fingerprint must hold JSON values only"):
         Checkpointer(tmp_path, fingerprint={"f": len})

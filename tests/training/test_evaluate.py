@@ -264,7 +264,7 @@ def test_predict_must_broadcast():
     )
     with pytest.raises(ValueError, match=message):
         run(BADR, lambda state, users, items: state[users], jnp.zeros(1), eval_set)
-    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="chunk must be an integer of at least 1, got 0"):
         evaluate(BADR, table, jnp.zeros((1, 2)), eval_set, chunk=0)
 
 
@@ -280,7 +280,7 @@ def test_exposure_of_every_pair_in_chunks():
     for chunk in (None, 1, 3, 7, 100):
         found = exposure_matrix(exposure, jnp.float32(0.5), train, chunk=chunk)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="chunk must be an integer of at least 1, got 0"):
         exposure_matrix(exposure, jnp.float32(0.5), train, chunk=0)
 
 
