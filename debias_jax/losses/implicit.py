@@ -67,7 +67,7 @@ def relmf(
 
     Raises:
         TypeError: an array is not floating, ``where`` is not boolean.
-        ValueError: a shape differs from that of ``logits``.
+        ValueError: a shape differs from that of ``logits``, or ``probability_clip`` is a number outside [0, 0.5).
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,6 +84,8 @@ def relmf(
     """
     logits, clicks, exposure = checked_clicks(logits, clicks, exposure, weights, where)
     if probability_clip is not None:
+        if isinstance(probability_clip, (int, float)) and not 0 <= probability_clip < 0.5:
+            raise ValueError(f"probability_clip must be in [0, 0.5), got {probability_clip}")
         bound = jnp.log1p(-probability_clip) - jnp.log(probability_clip)
         logits = jnp.clip(logits, -bound, bound)
     clicked = clicks != 0

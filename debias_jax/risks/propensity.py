@@ -156,7 +156,7 @@ def clip_propensity(
 
     Raises:
         TypeError: ``propensity`` is not floating, ``where`` is not boolean.
-        ValueError: ``where`` has another shape.
+        ValueError: ``where`` has another shape, or ``floor`` is a number that is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -169,6 +169,8 @@ def clip_propensity(
     """
     check_float(propensity=propensity)
     check_mask(where, jnp.shape(propensity))
+    if isinstance(floor, (int, float)) and not floor > 0:
+        raise ValueError(f"floor must be positive, got {floor}: a propensity of 0 has no inverse")
     clipped = jnp.maximum(propensity, floor)
     counted = jnp.ones(jnp.shape(propensity), bool) if where is None else where
     weights = fill_masked(1.0 / clipped, counted)

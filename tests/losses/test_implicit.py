@@ -211,3 +211,10 @@ def test_misuse_is_refused(loss):
         loss(s, s, exposure=1.0, where=jnp.ones(3))
     with pytest.raises(ValueError, match=r"where must be of shape \(3,\), got \(2,\)"):
         loss(s, s, exposure=1.0, where=jnp.ones(2, bool))
+
+
+@pytest.mark.parametrize("clip", [-0.1, 0.5, 0.7, float("nan")])
+def test_a_clip_that_leaves_no_probabilities_is_refused(clip):
+    x = jnp.array([0.5])
+    with pytest.raises(ValueError, match=r"probability_clip must be in \[0, 0.5\), got"):
+        losses.relmf(x, x, exposure=x, probability_clip=clip)

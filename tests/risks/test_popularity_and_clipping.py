@@ -64,3 +64,9 @@ def test_misuse_is_refused():
         risks.clip_propensity(jnp.ones(2), floor=0.1, where=jnp.ones(3, bool))
     with pytest.raises(TypeError, match="weights must be of a floating dtype"):
         risks.effective_sample_size(jnp.array([1, 2]))
+
+
+@pytest.mark.parametrize("floor", [0, -0.1, float("nan")])
+def test_a_floor_that_bounds_no_weight_is_refused(floor):
+    with pytest.raises(ValueError, match="floor must be positive"):
+        risks.clip_propensity(jnp.array([0.5, 0.0]), floor=floor)
