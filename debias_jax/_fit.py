@@ -59,20 +59,14 @@ def make_judge(
     if history or dataset.context is not None:
         histories = data.sequences.histories_before(dataset, part)
         log = data.sequences.events_of(histories, n_items=dataset.n_items)
-    try:
-        eval_set = evaluation.build_eval_set(
-            protocol,
-            held_out,
-            log,
-            popularity=popularity,
-            histories=histories if history else None,
-            length=history,
-        )
-    except ConfigError as error:
-        keys = "metrics" if part == "test" else "validation_metrics and .monitor"
-        raise ConfigError(
-            f"{error} (what is measured on the {part} part: config.protocol.{keys}; .headline is one of the test's)"
-        ) from error
+    eval_set = evaluation.build_eval_set(
+        protocol,
+        held_out,
+        log,
+        popularity=popularity,
+        histories=histories if history else None,
+        length=history,
+    )
     return Judge(protocol, eval_set)
 
 

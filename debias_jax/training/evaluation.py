@@ -425,7 +425,8 @@ def _check_k(protocol: EvalProtocol, users: np.ndarray, sizes: np.ndarray) -> No
             way_out = "" if catalogue else ", or set short_lists='cut' to use min(k, list)"
             raise ConfigError(
                 f"protocol {protocol.name}: {metric} asks for k = {k} ranks, but the user of code {users[smallest]} "
-                f"has {sizes[smallest]} candidates, the smallest list; lower k{way_out}"
+                f"has {sizes[smallest]} candidates, the smallest list; lower k{way_out} ("
+                "config.protocol.metrics of the test, config.protocol.validation_metrics and .monitor of validation)"
             )
 
 
