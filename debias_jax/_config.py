@@ -119,6 +119,8 @@ def base_config() -> ConfigDict:
     config.tune.first = ConfigDict()
     # Of a figure over batch sizes: config.train's lr and weight_decay at a size ("4096"), as they were found there.
     config.at_batch_size = ConfigDict()
+    # Devices: parts that a batch is split into, and parts of a table. See training.make_mesh.
+    config.mesh = ConfigDict({"data": 1, "table": 1})
     config.tensorboard = False
     return config.lock()
 
@@ -239,7 +241,7 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort()) if isinstance(config, ConfigDict) else dict(config)
 
 
-_LATER = ("tune", "at_batch_size")
+_LATER = ("tune", "at_batch_size", "mesh")
 """Keys that the oldest workdirs do not have, whose defaults are what was done then."""
 
 

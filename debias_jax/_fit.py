@@ -188,6 +188,11 @@ def history_of(method: Method) -> int:
     return 0 if method.frame is None else method.frame.max_len
 
 
+def _mesh(config: ConfigDict) -> Any:
+    """The devices to train on, None for the default one."""
+    return None if set(config.mesh.values()) == {1} else training.make_mesh(**config.mesh)
+
+
 def fit(
     config: ConfigDict,
     entry: Mapping[str, Any],
@@ -259,6 +264,7 @@ def fit(
                 eval_at_start=config.train.eval_at_start,
                 plateau=early_stop.Plateau(**config.train.plateau) if config.train.plateau.log else None,
                 strategy=config.train.strategy,
+                mesh=_mesh(config),
                 checkpointer=saver,
                 save_seconds=config.train.save_seconds,
                 on_epoch=on_epoch,

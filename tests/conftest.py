@@ -11,19 +11,22 @@ import pytest
 
 # Compiling is most of the suite's time, and a third less with the older of this version's two code generators; to split
 # programs for more cores than the suite leaves idle costs a tenth.
-_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-
+_QUICK = ""
 if jax.__version__.startswith("0.10."):
-    # The processes that tests start have the newer one, as users do, unless the test asks for ``quick_flags``.
-    flags = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{flags or ''} {_QUICK}"
-    jax.devices()
-    if flags is None:
-        del os.environ["XLA_FLAGS"]
-    else:
-        os.environ["XLA_FLAGS"] = flags
+    _QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+# For tests/training/test_mesh.py; all else runs on the first one.
+_FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
+
+# The processes that tests start have one device and the newer generator, as users do, unless the test asks for
+# ``quick_flags``.
+flags = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{flags or ''} {_QUICK} {_FOUR_DEVICES}"
+jax.devices()
+if flags is None:
+    del os.environ["XLA_FLAGS"]
 else:
-    _QUICK = ""
+    os.environ["XLA_FLAGS"] = flags
 
 # Tracing makes many small objects and little garbage; looking for it as often as by default is a twelfth of the time.
 gc.set_threshold(50_000, 20, 20)

@@ -2,6 +2,7 @@
 
 from debias_jax.training import early_stop as early_stop
 from debias_jax.training._programs import train_epochs as train_epochs
+from debias_jax.training._settings import resolve_strategy as resolve_strategy
 from debias_jax.training.checkpoint import Checkpointer as Checkpointer
 from debias_jax.training.checkpoint import Restored as Restored
 from debias_jax.training.device_data import data_for as data_for
@@ -21,8 +22,8 @@ from debias_jax.training.loop import FitResult as FitResult
 from debias_jax.training.loop import fit as fit
 from debias_jax.training.loop import fit_many as fit_many
 from debias_jax.training.loop import load_many as load_many
-from debias_jax.training.loop import resolve_strategy as resolve_strategy
 from debias_jax.training.loop import run_key as run_key
+from debias_jax.training.mesh import make_mesh as make_mesh
 from debias_jax.training.significance import Interval as Interval
 from debias_jax.training.significance import paired_t_test as paired_t_test
 from debias_jax.training.significance import paired_user_bootstrap as paired_user_bootstrap
@@ -55,6 +56,7 @@ __all__ = [
     "histories_of",
     "item_popularity",
     "load_many",
+    "make_mesh",
     "padded_histories",
     "paired_t_test",
     "paired_user_bootstrap",

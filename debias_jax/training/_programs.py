@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from debias_jax.errors import ConfigError
 from debias_jax.methods.base import Method, TrainData, TrainState
 from debias_jax.training import early_stop
+from debias_jax.training.mesh import split_batches, split_tables
 from debias_jax.types import Array, Key, PyTree
 
 _INIT, _BATCHES, _STEPS = 0, 1, 2
@@ -18,7 +20,14 @@ EvaluateFn = Callable[[TrainState, PyTree], dict[str, Array]]
 
 
 def train_epochs(
-    method: Method, state: TrainState, data: TrainData, key: Key, first_epoch: Array, *, n_epochs: int
+    method: Method,
+    state: TrainState,
+    data: TrainData,
+    key: Key,
+    first_epoch: Array,
+    *,
+    n_epochs: int,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Trains ``n_epochs`` epochs; pure, for ``jit``, ``vmap`` and ``lax.map``.
 
@@ -29,6 +38,7 @@ def train_epochs(
         key: the run's key, the same in every call of the run.
         first_epoch: int32, epochs done before.
         n_epochs: epochs to train.
+        mesh: of ``make_mesh``, to split the batches over devices.
 
     Returns:
         The new state, and logs ``[n_epochs]``, each the mean over the epoch's steps.
@@ -40,7 +50,7 @@ def train_epochs(
         return method.step(state, data, batch, jax.random.fold_in(steps_key, state.step))
 
     def one_epoch(state, epoch):
-        batches = method.batches(data, jax.random.fold_in(batches_key, epoch))
+        batches = split_batches(mesh, method.batches(data, jax.random.fold_in(batches_key, epoch)))
         state, logs = jax.lax.scan(one_step, state, batches)
         return state, jax.tree.map(lambda log: jnp.mean(log, axis=0), logs)
 
@@ -50,11 +60,13 @@ def train_epochs(
 class Programs:
     """The jitted functions of a fit, mapped over runs."""
 
-    def __init__(self, init, batches, step, predict, strategy, evaluate, monitor, mode, patience):
+    def __init__(self, init, batches, step, predict, strategy, mesh, evaluate, monitor, mode, patience):
         self._method = Method(init, batches, step, predict, {})
         self._strategy = strategy
+        self._mesh = mesh
         self._chunks: dict[int, Callable] = {}
-        self.init = jax.jit(self._mapped(self._init, (True, False, True)))
+        init = self._mapped(self._init, (True, False, True))
+        self.init = jax.jit(functools.wraps(init)(lambda *args: split_tables(mesh, init(*args))))
         self.judge = None
         if evaluate is not None:
 
@@ -107,7 +119,9 @@ class Programs:
 
             def run(state, key, active, data, first_epoch):
                 def train(state):
-                    return train_epochs(self._method, state, data, key, first_epoch, n_epochs=n_epochs)
+                    return train_epochs(
+                        self._method, state, data, key, first_epoch, n_epochs=n_epochs, mesh=self._mesh
+                    )
 
                 def rest(state):
                     logs = jax.eval_shape(train, state)[1]
@@ -116,7 +130,13 @@ class Programs:
                 return jax.lax.cond(active, train, rest, state)
 
             mapped = self._mapped(run, (True, True, True, False, False))
-            self._chunks[n_epochs] = jax.jit(mapped, donate_argnums=0)
+
+            @functools.wraps(mapped)
+            def placed(*args):
+                states, logs = mapped(*args)
+                return split_tables(self._mesh, states), logs
+
+            self._chunks[n_epochs] = jax.jit(placed, donate_argnums=0)
         return self._chunks[n_epochs]
 
 

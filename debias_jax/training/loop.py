@@ -20,19 +20,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from debias_jax.errors import CheckpointError, ConfigError, DivergedError
-from debias_jax.methods.base import Method, TrainData, TrainState, range_of
+from debias_jax.methods.base import Method, TrainData, TrainState
 from debias_jax.training import early_stop
 from debias_jax.training._programs import EvaluateFn, programs_of
+from debias_jax.training._settings import (
+    check_plateau,
+    check_resumable,
+    check_settings,
+    mesh_sizes,
+    stacked_hparams,
+)
 from debias_jax.training.checkpoint import Checkpointer
-from debias_jax.types import Array, Key, PyTree
+from debias_jax.training.mesh import on_every_device
+from debias_jax.types import Key, PyTree
 
 logger = logging.getLogger(__name__)
-
-STRATEGIES = ("auto", "map", "vmap")
-"""How runs are mapped: ``map`` one after the other inside one program (bit-equal to single runs, and as fast as
-anything on CPU), ``vmap`` side by side (for accelerators); ``auto`` takes ``map`` on CPU and ``vmap`` elsewhere."""
 
 
 class FitResult(NamedTuple):
@@ -129,6 +134,7 @@ def fit_many(
     plateau: early_stop.Plateau | None = None,
     restore: str = "best",
     strategy: str = "auto",
+    mesh: Mesh | None = None,
     checkpointer: Checkpointer | None = None,
     save_seconds: float = 0.0,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -155,7 +161,10 @@ def fit_many(
         patience: evaluations without improvement after which a run rests; None to train all epochs.
         plateau: when a run rests for the sake of a training log, beside ``patience``; needs ``eval_every=1``.
         restore: ``"best"`` or ``"last"`` state as the result.
-        strategy: one of ``STRATEGIES``.
+        strategy: how runs are mapped: ``"map"`` one after the other inside one program (bit-equal to single runs, and
+            as fast as anything on CPU), ``"vmap"`` side by side (for accelerators); ``"auto"`` takes ``"map"`` on CPU
+            and ``"vmap"`` elsewhere.
+        mesh: of ``make_mesh``, to train on several devices; None for the default one.
         checkpointer: saves after a chunk, and is read at the start. With one, SIGINT and SIGTERM wait for the end of
             the chunk and its save. On CPU a resumed run is the uninterrupted one to the bit; accelerators need their
             deterministic operations switched on for that.
@@ -185,15 +194,16 @@ def fit_many(
         >>> result.state.params["prediction"]["item"].shape
         (2, 15)
     """
-    strategy = _check_settings(
+    strategy = check_settings(
         epochs, eval_every, eval_at_start, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
     )
     n_runs = keys.shape[0]
-    stacked = _stacked_hparams(method, hparams or {}, n_runs)
+    stacked = stacked_hparams(method, hparams or {}, n_runs)
     started = time.perf_counter()
-    programs = programs_of(*method[:4], strategy, evaluate, monitor, mode, patience)
+    programs = programs_of(*method[:4], strategy, mesh, evaluate, monitor, mode, patience)
+    keys, data, stacked, eval_data = on_every_device(mesh, (keys, data, stacked, eval_data))
     if plateau is not None:
-        _check_plateau(plateau, eval_every, programs, keys, data, stacked)
+        check_plateau(plateau, eval_every, programs, keys, data, stacked)
     states = programs.init(keys, data, stacked)
     stops = _first_stops(states, mode)
     done, history, diverged, seconds_before = 0, [], np.zeros(n_runs, bool), 0.0
@@ -203,7 +213,8 @@ def fit_many(
             states, stops, done = restored.tree["states"], restored.tree["stops"], restored.step
             history, diverged = restored.meta["history"], np.asarray(restored.meta["diverged"])
             seconds_before = restored.meta["seconds"]
-            _check_resumable(done, epochs, eval_every, restored.meta["strategy"], strategy)
+            settings = {"epochs": epochs, "eval_every": eval_every, "strategy": strategy, "mesh": mesh}
+            check_resumable(done, restored.meta, **settings)
     if on_resume is not None:
         on_resume(done)
     if eval_at_start and not done:
@@ -258,6 +269,7 @@ def fit_many(
                     "diverged": diverged.tolist(),
                     "seconds": seconds_before + time.perf_counter() - started,
                     "strategy": strategy,
+                    "mesh": mesh_sizes(mesh),
                 }
                 checkpointer.save(done, {"states": states, "stops": stops}, meta)
             if interrupted:
@@ -302,7 +314,7 @@ def load_many(
     """
     keys = jnp.stack([jax.random.key(0)] * n_runs)
     shapes = jax.eval_shape(
-        jax.vmap(method.init, in_axes=(0, None, 0)), keys, data, _stacked_hparams(method, {}, n_runs)
+        jax.vmap(method.init, in_axes=(0, None, 0)), keys, data, stacked_hparams(method, {}, n_runs)
     )
     states = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     restored = checkpointer.restore({"states": states, "stops": _first_stops(states, mode)})
@@ -347,100 +359,11 @@ def _result(states, stops, history, diverged, seconds, *, monitor, restore) -> F
     )
 
 
-def _stacked_hparams(method: Method, given: dict[str, Any], n_runs: int) -> dict[str, Array]:
-    unknown = sorted(set(given) - set(method.hparams))
-    if unknown:
-        raise ConfigError(f"unknown hyperparameters {unknown}; this method has {sorted(method.hparams)}")
-    stacked = {}
-    for name, default in method.hparams.items():
-        values = jnp.asarray(given.get(name, default), jnp.float32)
-        if values.shape not in ((), (n_runs,)):
-            raise ConfigError(
-                f"{name} has shape {values.shape}; give a scalar, or one value for each of {n_runs} runs"
-            )
-        allowed = range_of(method, name)
-        # Under a caller's own transformation there are no values to look at.
-        if allowed is not None and not isinstance(values, jax.core.Tracer):
-            for value in np.ravel(values).tolist():
-                if not allowed.holds(value):
-                    raise ConfigError(f"hyperparameter {name} is {value:g}; it must be in {allowed}")
-        stacked[name] = jnp.broadcast_to(values, (n_runs,))
-    return stacked
-
-
 def _way_out(method: Method) -> str:
     """What to do about a loss that is not finite."""
     if any(name == "lr" or name.endswith("_lr") for name in method.hparams):
         return "lower the learning rate, or clip the propensities if it weights by them"
     return "the method has no learning rate: bring these settings nearer to their defaults"
-
-
-def _check_settings(
-    epochs, eval_every, eval_at_start, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
-) -> str:
-    """Refuses settings that do not fit; returns the strategy with ``auto`` resolved."""
-    for value, allowed, what in (
-        (strategy, (*STRATEGIES, "single"), "strategy"),
-        (mode, ("max", "min"), "mode"),
-        (restore, ("best", "last"), "restore"),
-        (on_nonfinite, ("raise", "drop"), "on_nonfinite"),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{what} is {value!r}; there are {', '.join(allowed)}")
-    for value, what in ((epochs, "epochs"), (eval_every, "eval_every"), (patience, "patience")):
-        if value is not None and value < 1:
-            raise ConfigError(f"{what} is {value}; it must be at least 1")
-    if monitor is not None and evaluate is None:
-        raise ConfigError(f"monitor is {monitor!r}, but there is no evaluate function that would compute it")
-    if eval_at_start and evaluate is None:
-        raise ConfigError("eval_at_start is set, but there is no evaluate function that could be called")
-    if patience is not None and monitor is None:
-        raise ConfigError(f"patience is {patience}, but no monitor says what should improve")
-    return resolve_strategy(strategy)
-
-
-def _check_plateau(plateau: early_stop.Plateau, eval_every: int, programs, keys, data, stacked) -> None:
-    """Refuses a rule that cannot be followed, before anything is trained."""
-    if not (plateau.tolerance >= 0 and plateau.patience >= 1):
-        raise ConfigError(
-            f"plateau has tolerance {plateau.tolerance} and patience {plateau.patience}; they must be at least 0 and 1"
-        )
-    if eval_every != 1:
-        raise ConfigError(
-            f"plateau stops a run after any epoch, and eval_every is {eval_every}: the host would see it late; set "
-            "eval_every=1"
-        )
-    states = jax.eval_shape(programs.init, keys, data, stacked)
-    active = jnp.ones(keys.shape[0], bool)
-    logs = jax.eval_shape(programs.chunk(1), states, keys, active, data, jnp.asarray(0, jnp.int32))[1]
-    if plateau.log not in logs:
-        raise ConfigError(
-            f"plateau.log is {plateau.log!r}, which this method does not log; there are {sorted(logs)}"
-        )
-
-
-def resolve_strategy(strategy: str) -> str:
-    """``"auto"`` as what it stands for on this backend."""
-    if strategy != "auto":
-        return strategy
-    return "map" if jax.default_backend() == "cpu" else "vmap"
-
-
-def _check_resumable(done: int, epochs: int, eval_every: int, old_strategy: str, strategy: str) -> None:
-    if done > epochs:
-        raise ConfigError(
-            f"the checkpoint has trained {done} epochs, more than epochs = {epochs}; raise it, or use another workdir"
-        )
-    if done < epochs and done % eval_every:
-        raise ConfigError(
-            f"the checkpoint ended at epoch {done}, between two evaluations (eval_every = {eval_every}); training on "
-            "would shift them: use another workdir"
-        )
-    if done < epochs and old_strategy != strategy:
-        raise ConfigError(
-            f"the checkpoint was trained with strategy {old_strategy!r}, and {strategy!r} would not continue it to "
-            f"the bit; set strategy={old_strategy!r}, or use another workdir"
-        )
 
 
 def fit(

@@ -1,0 +1,192 @@
+"""Several devices: the same run as on one, with the work and the tables split. The test process has four of a CPU."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from debias_jax import data, methods, metrics, models, training
+from debias_jax.errors import ConfigError
+from debias_jax.training import evaluation
+from debias_jax.training.checkpoint import Checkpointer
+
+N_USERS, N_ITEMS, DIM = 256, 130, 32
+BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def log():
+    log = data.synthetic.generate(seed=1, n_users=N_USERS, n_items=N_ITEMS, mean_exposure=0.05)
+    return data.splits.biif(log, seed=0)
+
+
+@pytest.fixture(scope="module")
+def train(log):
+    return training.train_data(log)
+
+
+@pytest.fixture(scope="module")
+def mf():
+    return methods.mf(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=BATCH)
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    return data.synthetic_sequences.generate(seed=0, n_users=160, n_items=129)
+
+
+def _methods():
+    model = models.mf(N_USERS, N_ITEMS, dim=DIM)
+    exposure = models.biif_exposure(N_USERS, dim=DIM)
+    return {
+        "bpr": lambda: methods.bpr(model, batch_size=BATCH),
+        "biif": lambda: methods.biif(model, exposure, item_vectors=models.item_vectors, batch_size=BATCH),
+        "eib": lambda: methods.eib(model, model, batch_size=BATCH),
+        "ssl_pop": lambda: methods.ssl_pop(model, batch_size=BATCH),
+        "xir": lambda: methods.xir(model, batch_size=BATCH),
+    }
+
+
+def _fit(method, train, mesh, *, seeds=(3, 4), strategy="map", **settings):
+    keys = jnp.stack([training.run_key(seed) for seed in seeds])
+    settings = {"epochs": 2, "hparams": {"lr": 1e-3}} | settings
+    return training.fit_many(method, train, keys, strategy=strategy, mesh=mesh, **settings)
+
+
+def _assert_same_run(alone, split):
+    for one, other in zip(jax.tree.leaves(alone.last_state), jax.tree.leaves(split.last_state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    for one, other in zip(alone.history, split.history, strict=True):
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-4)
+
+
+def _held(leaf):
+    """The share of an array that a device holds."""
+    return leaf.addressable_shards[0].data.size / leaf.size
+
+
+class TestFit:
+    @pytest.mark.parametrize("name", _methods())
+    def test_a_run_on_four_devices_is_the_run_on_one(self, name, train):
+        method = _methods()[name]()
+        _assert_same_run(_fit(method, train, None), _fit(method, train, training.make_mesh(data=2, table=2)))
+
+    @pytest.mark.parametrize("loss", ["cross_entropy", "scaled_cross_entropy"])
+    def test_so_is_that_of_a_sequence_model(self, loss):
+        log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=160, n_items=129))
+        method = methods.next_item(
+            models.sasrec(129, dim=DIM, max_len=8), loss=loss, lengths=(4, 8), batch_size=16
+        )
+        train = training.data_for(method, log)
+        runs = [_fit(method, train, mesh) for mesh in (None, training.make_mesh(data=2, table=2))]
+        # The key's bias has no gradient but rounding, of which Adam makes full steps: scores are compared, not states.
+        scores = [
+            jax.vmap(method.predict, (0, None, None))(
+                run.last_state,
+                jnp.arange(2, dtype=jnp.int32),
+                jnp.asarray([[129, 3, 4], [7, 8, 9]], jnp.int32),
+            )
+            for run in runs
+        ]
+        np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(runs[0].history[-1]["loss"], runs[1].history[-1]["loss"], rtol=1e-5)
+
+    def test_runs_side_by_side_are_split_alike(self, mf, train):
+        mesh = training.make_mesh(data=4)
+        _assert_same_run(_fit(mf, train, None, strategy="vmap"), _fit(mf, train, mesh, strategy="vmap"))
+
+    def test_a_device_holds_its_part_of_tables_and_moments(self, mf, train):
+        state = _fit(mf, train, training.make_mesh(data=2, table=2)).last_state
+        tables = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim == 3]
+        # Two tables with two moments each. The mesh is 2 x 2: each half lies twice.
+        assert [_held(leaf) for leaf in tables] == [0.5] * 6
+        assert all(leaf.addressable_shards[0].data.shape[2] == DIM for leaf in tables)
+
+    def test_a_table_whose_rows_do_not_divide_is_split_by_columns(self, mf, train):
+        params = _fit(mf, train, training.make_mesh(table=4)).last_state.params["prediction"]
+        shapes = {name: table.addressable_shards[0].data.shape for name, table in params.items()}
+        assert shapes == {"user": (2, N_USERS // 4, DIM), "item": (2, N_ITEMS, DIM // 4)}
+
+    def test_the_best_epoch_is_chosen_and_kept_as_on_one(self, mf, log, train):
+        protocol = metrics.PROTOCOLS["snips"]
+
+        def evaluate(state, eval_set):
+            return evaluation.summarise(evaluation.evaluate(protocol, mf.predict, state, eval_set))
+
+        settings = {
+            "evaluate": evaluate,
+            "eval_data": evaluation.build_eval_set(protocol, log.validation, log.train),
+            "monitor": "snips_dcg@3",
+            "hparams": {"lr": 0.05},
+            "epochs": 6,
+        }
+        alone = _fit(mf, train, None, **settings)
+        split = _fit(mf, train, training.make_mesh(data=2, table=2), **settings)
+        assert alone.best_epoch.tolist() == split.best_epoch.tolist() != [6, 6]
+        np.testing.assert_allclose(alone.best_value, split.best_value, rtol=1e-4)
+        assert _held(split.state.params["prediction"]["user"]) == 0.5
+
+    def test_the_second_chunk_compiles_nothing(self, mf, train, caplog):
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            _fit(mf, train, training.make_mesh(data=4), epochs=3)
+        compiled = [
+            record.getMessage()
+            for record in caplog.records
+            if record.getMessage().startswith("Finished XLA compilation")
+        ]
+        assert sum("by_map" in message for message in compiled) == 2, compiled
+
+
+class TestResume:
+    def test_a_split_run_goes_on_to_the_bit(self, mf, train, tmp_path):
+        mesh = training.make_mesh(data=2, table=2)
+        whole = _fit(mf, train, mesh, epochs=4)
+        for epochs in (2, 4):
+            with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+                parts = _fit(mf, train, mesh, epochs=epochs, checkpointer=saver)
+        for one, other in zip(jax.tree.leaves(whole.state), jax.tree.leaves(parts.state), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert _held(parts.state.params["prediction"]["user"]) == 0.5
+
+    def test_on_other_devices_it_goes_on_and_says_what_that_means(self, mf, train, tmp_path, caplog):
+        with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+            _fit(mf, train, training.make_mesh(data=2), checkpointer=saver)
+        with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+            parts = _fit(mf, train, None, epochs=4, checkpointer=saver)
+        assert (
+            "epochs 1 to 2 were trained on a mesh of data=2, table=1, the others will be on one device"
+            in caplog.text
+        )
+        _assert_same_run(_fit(mf, train, None, epochs=4), parts)
+
+
+class TestRefusals:
+    def test_more_devices_than_there_are(self):
+        with pytest.raises(
+            ConfigError, match=r"asks for 8 devices, and there are 4 \(cpu\); XLA_FLAGS=.*count=8"
+        ):
+            training.make_mesh(data=4, table=2)
+
+    @pytest.mark.parametrize("sizes", [{"data": 0}, {"table": -1}, {"data": 1.5}])
+    def test_sizes_that_are_none(self, sizes):
+        with pytest.raises((TypeError, ValueError), match="data|table"):
+            training.make_mesh(**sizes)
+
+    def test_batches_that_do_not_divide(self, mf, train):
+        with pytest.raises(
+            ConfigError, match="mesh.data=3 .* does not divide batches of 64; .*train.batch_size"
+        ):
+            _fit(mf, train, training.make_mesh(data=3))
+
+    def test_a_method_without_batches_to_split(self, train):
+        method = methods.mean_logit()
+        with pytest.raises(ConfigError, match="takes all data in one step; set mesh.data=1"):
+            _fit(method, train, training.make_mesh(data=2), hparams={})
+
+    def test_tables_that_do_not_divide(self, train):
+        method = methods.mf(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=BATCH)
+        with pytest.raises(ConfigError, match=r"mesh.table=3 has nothing to split.*\(256, 32\).*model.dim"):
+            _fit(method, train, training.make_mesh(table=3))
