@@ -295,6 +295,26 @@ def _draws_labels(method: Method, dataset: Dataset) -> bool:
     return isinstance(batches, CvrBatch)
 
 
+def check_rates(config: ConfigDict, dataset: Dataset) -> None:
+    """Refuses a rate in ``config.train`` that no method of the run has.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name in ("lr", "weight_decay"):
+        if config.train.get(name) is None:
+            continue
+        known = {each: build_for(config, config.variants[each], dataset).hparams for each in config.methods}
+        if not any(name in hparams for hparams in known.values()):
+            own = "; ".join(
+                f"{each} has {', '.join(sorted(hparams)) or 'none'}" for each, hparams in known.items()
+            )
+            raise ConfigError(
+                f"train.{name} is {config.train[name]:g}, and no method of this run has that hyperparameter ({own}); "
+                f"leave train.{name} unset"
+            )
+
+
 def variant_hparams(config: ConfigDict, entry: Mapping[str, Any], method: Method) -> dict[str, float]:
     """Numeric hyperparameters of a variant: defaults, then its own (tuned) values, then ``config.train``.
 

@@ -221,6 +221,15 @@ class TestRefusals:
             experiment.run(config, tmp_path, quiet=True)
         assert words in str(caught.value) and "\n" not in str(caught.value)
 
+    def test_a_rate_that_no_method_of_the_run_has(self, tmp_path):
+        config = _tiny("wmf,mean_logit")
+        config.train.lr = 0.1
+        words = (
+            r"train.lr is 0.1, .*\(wmf has alpha, regularization; mean_logit has .*\); leave train.lr unset"
+        )
+        with pytest.raises(ConfigError, match=words):
+            experiment.run(config, tmp_path, quiet=True)
+
     def test_k_larger_than_the_candidates(self, tmp_path):
         config = _tiny("mf")
         config.protocol.metrics = ("recall@300",)
@@ -233,12 +242,12 @@ class TestRefusals:
             experiment.run(_tiny("bpr"), folder, quiet=True)
 
     def test_other_settings_in_the_workdir_are_refused_and_leave_its_records_alone(self, tmp_path):
-        first = experiment.run(_tiny("mean_logit"), tmp_path, quiet=True)
+        first = experiment.run(_tiny("mean_logit", lr=None), tmp_path, quiet=True)
         records = {name: (tmp_path / name).read_bytes() for name in ("config.json", "environment.json")}
         for change in ({"batch_size": 64}, {"epochs": 2}):
             with pytest.raises((CheckpointError, ConfigError), match="batch_size|more than epochs = 2"):
-                experiment.run(_tiny("mean_logit", **change), tmp_path, quiet=True)
-        other = _tiny("mean_logit")
+                experiment.run(_tiny("mean_logit", lr=None, **change), tmp_path, quiet=True)
+        other = _tiny("mean_logit", lr=None)
         other.data.options.seed = 1
         with pytest.raises(CheckpointError, match="data"):
             experiment.run(other, tmp_path, quiet=True)
@@ -246,7 +255,7 @@ class TestRefusals:
         assert experiment.evaluate(tmp_path).results[0]["metrics"] == first.results[0]["metrics"]
 
     def test_evaluate_does_not_finish_a_run(self, tmp_path):
-        experiment.run(_tiny("mean_logit", patience=0, restore="last"), tmp_path, quiet=True)
+        experiment.run(_tiny("mean_logit", lr=None, patience=0, restore="last"), tmp_path, quiet=True)
         path = tmp_path / "config.json"
         path.write_text(path.read_text().replace('"epochs": 4', '"epochs": 6'))
         steps = sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir())
@@ -296,7 +305,7 @@ class TestEvaluationBeforeTraining:
             experiment.run(_tiny("mf", epochs=2, eval_at_start=True), tmp_path, quiet=True)
 
     def test_an_estimate_that_is_the_same_for_all_items_has_no_correlation(self, tmp_path):
-        experiment.run(_tiny("expomf", epochs=2, eval_at_start=True), tmp_path, quiet=True)
+        experiment.run(_tiny("expomf", lr=None, epochs=2, eval_at_start=True), tmp_path, quiet=True)
         rows = _rows(tmp_path)
         assert rows[0]["pcc"] is None and rows[-1]["pcc"] > 0
 
