@@ -11,7 +11,7 @@ settings (dim 32, batch 256, 100 epochs) are those of the program of Chen et al.
 from debias_jax import experiment
 
 TUNED = {
-    # From launch/tune.py --config=configs/ml_100k_retrieval.py:NAME --trials=16; see xir.
+    # From launch/tune.py --config=configs/ml_100k_retrieval.py:NAME --trials=16
     "ssl": {"lr": 0.0004937842828420854, "weight_decay": 0.00023284314445264727},
     "ssl_pop": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
     "ssl_pop_sharp": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
@@ -23,7 +23,7 @@ TUNED = {
     },
     "bir": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
     "bir_mean": {"lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
-    # Not from its search, whose choice, a cache that takes the whole loss, is worse on validation than this trial.
+    # The first of its trials; see FIRST.
     "xir": {"cache_weight": 0.2, "lr": 0.0026204654230220408, "weight_decay": 0.00020476231259751844},
 }
 
