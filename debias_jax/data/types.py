@@ -199,8 +199,19 @@ class Dataset:
 def concatenate(first: Interactions, second: Interactions) -> Interactions:
     """The rows of both, in that order; an optional column is kept where both have it.
 
+    Args:
+        first: rows.
+        second: rows of the same vocabularies.
+
+    Returns:
+        New interactions.
+
     Raises:
         DataError: they count users or items differently.
+
+    >>> rows = Interactions(np.array([0]), np.array([1]), np.array([1.0]), 2, 2)
+    >>> concatenate(rows, rows).items.tolist()
+    [1, 1]
     """
     if (first.n_users, first.n_items) != (second.n_users, second.n_items):
         raise DataError(

@@ -204,6 +204,13 @@ def load_bundle(folder: str | os.PathLike) -> Bundle:
 
     Raises:
         CheckpointError: it is not a bundle, of another version, or a file (named) is missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp()) / "bundle"
+        >>> save_bundle(folder, params={}, users=Vocabulary("ab"), items=Vocabulary("xyz"), config={"dim": 4})
+        >>> load_bundle(folder).config
+        {'dim': 4}
     """
     folder = pathlib.Path(folder)
     manifest_path = folder / _MANIFEST

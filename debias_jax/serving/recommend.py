@@ -311,7 +311,28 @@ def _seen_mask(bundle: Bundle, codes: np.ndarray) -> np.ndarray:
 
 
 def encode_users(bundle: Bundle, users: Sequence[str], unknown_user: str, *, hint: bool = True) -> np.ndarray:
-    """User codes, with ``_UNKNOWN`` for ids that get the popular items; ``hint`` tells of that way out."""
+    """User codes, with -1 for ids that get the popular items.
+
+    Args:
+        bundle: its vocabulary of users is read.
+        users: raw ids.
+        unknown_user: what to do with an id that is not in it, ``"error"`` or ``"popular"``.
+        hint: whether the error tells of ``"popular"``.
+
+    Returns:
+        int32 ``[len(users)]``.
+
+    Raises:
+        ConfigError: ``unknown_user`` is neither.
+        DataError: an id is unknown and that is an error, or the bundle has no popularity for it.
+
+    Example:
+        >>> from debias_jax.data.vocab import Vocabulary
+        >>> users, items = Vocabulary(["ann", "bob"], kind="user"), Vocabulary(["x", "y", "z"], kind="item")
+        >>> bundle = Bundle(params={}, users=users, items=items, config={}, popularity=np.ones(3))
+        >>> encode_users(bundle, ["bob", "eve"], "popular").tolist()
+        [1, -1]
+    """
     if unknown_user not in ("error", "popular"):
         raise ConfigError(f"unknown_user must be 'error' or 'popular', got {unknown_user!r}")
     missing = [str(user) for user in users if user not in bundle.users]

@@ -42,6 +42,15 @@ def train_epochs(
 
     Returns:
         The new state, and logs ``[n_epochs]``, each the mean over the epoch's steps.
+
+    Example:
+        >>> from debias_jax import data, methods, models, training
+        >>> train = training.train_data(data.synthetic.generate(seed=0, n_users=20, n_items=15))
+        >>> method, key = methods.mf(models.mf(20, 15, dim=2)), jax.random.key(0)
+        >>> state = method.init(key, train, {"lr": 0.01})
+        >>> state, logs = train_epochs(method, state, train, key, jnp.int32(0), n_epochs=3)
+        >>> logs["loss"].shape
+        (3,)
     """
     batches_key = jax.random.fold_in(key, _BATCHES)
     steps_key = jax.random.fold_in(key, _STEPS)

@@ -86,7 +86,18 @@ def check_plateau(plateau: early_stop.Plateau, eval_every: int, programs, keys, 
 
 
 def resolve_strategy(strategy: str) -> str:
-    """``"auto"`` as what it stands for on this backend."""
+    """``"auto"`` as what it stands for on this backend.
+
+    Args:
+        strategy: of ``fit_many``.
+
+    Returns:
+        ``"map"`` for ``"auto"`` on CPU, ``"vmap"`` for it elsewhere; any other name as it is.
+
+    Example:
+        >>> resolve_strategy("vmap")
+        'vmap'
+    """
     if strategy != "auto":
         return strategy
     return "map" if jax.default_backend() == "cpu" else "vmap"

@@ -15,7 +15,25 @@ from debias_jax.types import Array
 
 
 def item_popularity(clicked_items: np.ndarray, n_items: int, *, power: float = 0.5) -> np.ndarray:
-    """theta_i = (c_i / max_j c_j)^power over the clicks, float32 ``[n_items]`` (Biif eq. 13); 0 for unclicked items."""
+    r"""How popular items are beside the most popular one.
+
+    .. math:: \theta_i = \left( \frac{c_i}{\max_j c_j} \right)^{\text{power}}
+
+    Args:
+        clicked_items: ``[clicks]``, the item of each click; it counts c.
+        n_items: size of the item vocabulary.
+        power: at least 0; 0 makes all items alike, unclicked ones included.
+
+    Returns:
+        float32 ``[n_items]``, in [0, 1]; 0 for unclicked items, where ``power`` is above 0.
+
+    Source:
+        Biif, eq. 13, with a power of 1/2.
+
+    Example:
+        >>> item_popularity(np.array([0, 0, 0, 0, 1]), 3).tolist()
+        [1.0, 0.5, 0.0]
+    """
     counts = np.bincount(clicked_items, minlength=n_items).astype(np.float64)
     return ((counts / max(counts.max(initial=0.0), 1.0)) ** power).astype(np.float32)
 
@@ -75,7 +93,23 @@ def train_data(dataset: Dataset) -> TrainData:
 
 
 def data_for(method: Method, dataset: Dataset) -> TrainData | SequenceData:
-    """What a method learns from: ``sequence_data`` for one that reads histories, else ``train_data``."""
+    """What a method learns from: ``sequence_data`` for one that reads histories, else ``train_data``.
+
+    Args:
+        method: the method; its ``frame`` says which.
+        dataset: its training part.
+
+    Returns:
+        The training data on the default device.
+
+    Raises:
+        DataError: there is nothing to learn from.
+
+    Example:
+        >>> from debias_jax import data, methods
+        >>> data_for(methods.mean_logit(), data.synthetic.generate(seed=0, n_users=20, n_items=15)).matrix_size
+        (20, 15)
+    """
     return train_data(dataset) if method.frame is None else sequence_data(dataset, method.frame)
 
 
@@ -168,7 +202,22 @@ def histories_of(events: Interactions, users: Sequence[int], *, length: int) -> 
 def padded_histories(
     indptr: np.ndarray, items: np.ndarray, users: Sequence[int], length: int, *, fill: int
 ) -> np.ndarray:
-    """``histories_of`` of histories ``items[indptr[u] : indptr[u + 1]]``, on the host."""
+    """``histories_of`` of histories that are at hand already, on the host.
+
+    Args:
+        indptr: ``[n_users + 1]``; the history of user u is ``items[indptr[u] : indptr[u + 1]]``, the newest item last.
+        items: codes.
+        users: codes of the users that are asked for.
+        length: slots; of a longer history the newest items are taken.
+        fill: what stands in the slots before a shorter one.
+
+    Returns:
+        int32 ``[len(users), length]``.
+
+    Example:
+        >>> padded_histories(np.array([0, 3, 4]), np.array([5, 6, 7, 8]), [0, 1], 2, fill=9).tolist()
+        [[6, 7], [9, 8]]
+    """
     users = np.asarray(users, np.int64)
     slots = indptr[users + 1][:, None] - length + np.arange(length)[None, :]
     inside = slots >= indptr[users][:, None]

@@ -47,6 +47,10 @@ def init(params: PyTree, *, mode: str = "max") -> EarlyStop:
 
     Raises:
         ValueError: ``mode`` is neither.
+
+    Example:
+        >>> int(init({"w": jnp.zeros(2)}).best_epoch)
+        -1
     """
     return EarlyStop(
         best_value=jnp.asarray(-jnp.inf if _larger_is_better(mode) else jnp.inf, jnp.float32),

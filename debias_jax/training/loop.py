@@ -67,8 +67,18 @@ class FitResult(NamedTuple):
 def run_key(seed: int) -> Key:
     """The key of a run: ``jax.random.key(seed)``, with the seed's range checked.
 
+    Args:
+        seed: JAX would take a seed modulo 2^32 or 2^64, so that two of them could be one run.
+
+    Returns:
+        A typed key, a scalar.
+
     Raises:
         ConfigError: the seed is not in [0, 2^32).
+
+    Example:
+        >>> run_key(7) == jax.random.key(7)
+        Array(True, dtype=bool)
     """
     if not 0 <= int(seed) < 2**32:
         raise ConfigError(f"seed {seed} is outside [0, 2**32)")
@@ -311,6 +321,17 @@ def load_many(
 
     Raises:
         CheckpointError: there is no checkpoint, or it belongs to another configuration.
+
+    Example:
+        >>> import tempfile
+        >>> from debias_jax import data, methods, training
+        >>> train = training.train_data(data.synthetic.generate(seed=0, n_users=20, n_items=15))
+        >>> method = methods.mean_logit()
+        >>> with Checkpointer(f"{tempfile.mkdtemp()}/run", fingerprint={}) as saver:
+        ...     fitted = fit_many(method, train, jnp.stack([run_key(0), run_key(1)]), epochs=1, checkpointer=saver)
+        ...     loaded, epochs, unfinished = load_many(method, train, 2, checkpointer=saver)
+        >>> epochs, bool((loaded.state.params["prediction"]["item"] == fitted.state.params["prediction"]["item"]).all())
+        (1, True)
     """
     keys = jnp.stack([jax.random.key(0)] * n_runs)
     shapes = jax.eval_shape(

@@ -98,10 +98,23 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a file that ``JsonlWriter`` wrote; a torn last line is left out.
+    r"""The rows of a file that ``JsonlWriter`` wrote; a torn last line is left out.
+
+    Args:
+        path: the file; one that does not exist has no rows.
+
+    Returns:
+        One dict a row, with its ``step``.
 
     Raises:
         DataError: a line other than the last is not a JSON object.
+
+    Example:
+        >>> import tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "metrics.jsonl"
+        >>> _ = file.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+        >>> read_jsonl(file)
+        [{'step': 1, 'loss': 0.5}]
     """
     path = pathlib.Path(path)
     lines = path.read_bytes().splitlines() if path.exists() else []
