@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from debias_jax import methods, models, training
-from debias_jax._config import call_with_options, choose, schedule
+from debias_jax._config import base_config, call_with_options, choose, schedule, to_dict
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DataError, nearest
 from debias_jax.methods.base import CvrBatch, Method, PairBatch
@@ -295,12 +295,17 @@ def _draws_labels(method: Method, dataset: Dataset) -> bool:
     return isinstance(batches, CvrBatch)
 
 
-def check_rates(config: ConfigDict, dataset: Dataset) -> None:
-    """Refuses a rate in ``config.train`` that no method of the run has.
+_OF_TOWERS = ("hidden", "ids", "normalize", "temperature")
+"""Keys of ``config.model`` that two_tower alone reads."""
+
+
+def check_read(config: ConfigDict, dataset: Dataset) -> None:
+    """Refuses what is set for a run and read by none of its variants: a rate, or what only another model has.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there is something.
     """
+    entries = [config.variants[each] for each in config.methods]
     for name in ("lr", "weight_decay"):
         if config.train.get(name) is None:
             continue
@@ -312,6 +317,16 @@ def check_rates(config: ConfigDict, dataset: Dataset) -> None:
             raise ConfigError(
                 f"train.{name} is {config.train[name]:g}, and no method of this run has that hyperparameter ({own}); "
                 f"leave train.{name} unset"
+            )
+    names = {model_settings(config, entry)["name"] for entry in entries}
+    readers = {**dict.fromkeys(_OF_TOWERS, {"two_tower"}), "options": set(SEQUENCE_MODELS)}
+    defaults = base_config().model
+    for key, models_with_it in readers.items():
+        value = to_dict(config.model)[key]
+        if value != to_dict(defaults)[key] and not names & models_with_it:
+            raise ConfigError(
+                f"model.{key} is {value}, which {', '.join(sorted(names))} does not read; take "
+                f"model.name={' or '.join(map(repr, sorted(models_with_it)))}, or leave model.{key} as it is"
             )
 
 

@@ -29,7 +29,7 @@ from debias_jax._build import (
     FEATURES,
     build_for,
     build_method,
-    check_rates,
+    check_read,
     model_settings,
     variant_hparams,
 )
@@ -167,7 +167,7 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
                 f"{folder} holds a run of {', '.join(old)}, not of {', '.join(new)}; give each run its own --workdir"
             )
     dataset, report = load_dataset(config)
-    check_rates(config, dataset)
+    check_read(config, dataset)
     return folder, dataset, report
 
 

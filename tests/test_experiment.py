@@ -206,6 +206,14 @@ class TestRefusals:
             (lambda c: c.update(seeds=(1, 1)), "holds a seed twice"),
             (lambda c: c.train.update(strategy="pmap"), "strategy is 'pmap'"),
             (lambda c: c.train.update(batch_size=0), "train.batch_size is 0"),
+            (
+                lambda c: c.model.update(temperature=0.1),
+                "model.temperature is 0.1, which mf does not read; take model.name='two_tower', or",
+            ),
+            (
+                lambda c: c.model.options.update(n_heads=2),
+                "which mf does not read; take model.name='bert4rec' or",
+            ),
             (lambda c: c.train.update(patience=-1), "train.patience is -1"),
             (
                 lambda c: c.protocol.update(headline="ndgc@5"),
