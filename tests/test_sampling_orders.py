@@ -185,3 +185,15 @@ def test_hash_bits_keeps_numbers_apart_and_flips_half_of_the_bits():
         share = np.unpackbits(changed.view(np.uint8)).mean()
         # 2^21 bits of which each flips with probability 1/2: sd 3.5e-4, if they were independent.
         assert abs(share - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda key: sampling.epoch_batches(key, 2**31 - 8, batch_size=1000),
+        lambda key: sampling.stratified_batches(key, (2**30, 2**30), batch_size=1000),
+    ],
+)
+def test_more_rows_than_int32_counts_are_refused(draw):
+    with pytest.raises(ValueError, match=r"2,147,48\d,\d{3} places, and int32 counts to 2\^31 - 1"):
+        jax.eval_shape(draw, jax.random.key(0))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_sizes
 from debias_jax._hash import hash_bits
+from debias_jax.errors import ConfigError
 from debias_jax.sampling._bits import scale
 from debias_jax.types import Array, Key
 
@@ -26,7 +27,7 @@ def epoch_batches(key: Key, n_rows: int, *, batch_size: int) -> tuple[Array, Arr
         rows from the start of the order, so that it may be gathered safely.
 
     Raises:
-        ValueError: ``n_rows`` or ``batch_size`` is not positive.
+        ValueError: ``n_rows`` or ``batch_size`` is not positive, or there are more rows than int32 counts to.
 
     Example:
         >>> import jax
@@ -37,6 +38,7 @@ def epoch_batches(key: Key, n_rows: int, *, batch_size: int) -> tuple[Array, Arr
     """
     check_sizes(n_rows=n_rows, batch_size=batch_size)
     steps = -(-n_rows // batch_size)
+    _check_countable(n_rows, steps * batch_size)
     order = _random_order(key, n_rows)
     slots = jnp.arange(steps * batch_size, dtype=jnp.int32)
     shape = (steps, batch_size)
@@ -61,7 +63,8 @@ def stratified_batches(key: Key, sizes: Sequence[int], *, batch_size: int) -> tu
         exactly once; the other entries are in range too.
 
     Raises:
-        ValueError: ``batch_size`` is not positive, a size is negative, or there is no row.
+        ValueError: ``batch_size`` is not positive, a size is negative, there is no row, or there are more rows than
+            int32 counts to.
 
     Example:
         >>> import jax
@@ -74,6 +77,7 @@ def stratified_batches(key: Key, sizes: Sequence[int], *, batch_size: int) -> tu
         raise ValueError(f"sizes must not be negative, got {tuple(sizes)}")
     check_sizes(n_rows=sum(sizes), batch_size=batch_size)
     steps = -(-sum(sizes) // batch_size)
+    _check_countable(sum(sizes), steps * batch_size)
     strata, dealt = [], 0
     for number, size in enumerate(sizes):
         width = -(-size // steps)
@@ -83,6 +87,14 @@ def stratified_batches(key: Key, sizes: Sequence[int], *, batch_size: int) -> tu
         strata.append((order[rank % max(size, 1)], rank < size))
         dealt += size
     return tuple(strata)
+
+
+def _check_countable(n_rows: int, n_slots: int) -> None:
+    if n_slots >= 2**31:
+        raise ConfigError(
+            f"{n_rows:,} rows in whole batches are {n_slots:,} places, and int32 counts to 2^31 - 1; take a part of the "
+            "rows, and of all pairs a sample (sampling.uniform_pairs)"
+        )
 
 
 def _random_order(key: Key, n: int) -> Array:
