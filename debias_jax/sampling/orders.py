@@ -92,7 +92,7 @@ def stratified_batches(key: Key, sizes: Sequence[int], *, batch_size: int) -> tu
 def _check_countable(n_rows: int, n_slots: int) -> None:
     if n_slots >= 2**31:
         raise ConfigError(
-            f"{n_rows:,} rows in whole batches are {n_slots:,} places, and int32 counts to 2^31 - 1; take a part of the "
+            f"{n_rows:,} rows in whole batches are {n_slots:,} places, and int32 counts to 2^31 - 1; take some of the "
             "rows, and of all pairs a sample (sampling.uniform_pairs)"
         )
 
