@@ -188,8 +188,12 @@ def history_of(method: Method) -> int:
     return 0 if method.frame is None else method.frame.max_len
 
 
-def _mesh(config: ConfigDict) -> Any:
-    """The devices to train on, None for the default one."""
+def mesh_of(config: ConfigDict) -> Any:
+    """The devices to train on, None for the default one.
+
+    Raises:
+        ConfigError: there are not as many.
+    """
     return None if set(config.mesh.values()) == {1} else training.make_mesh(**config.mesh)
 
 
@@ -264,7 +268,7 @@ def fit(
                 eval_at_start=config.train.eval_at_start,
                 plateau=early_stop.Plateau(**config.train.plateau) if config.train.plateau.log else None,
                 strategy=config.train.strategy,
-                mesh=_mesh(config),
+                mesh=mesh_of(config),
                 checkpointer=saver,
                 save_seconds=config.train.save_seconds,
                 on_epoch=on_epoch,

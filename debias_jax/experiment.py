@@ -36,7 +36,7 @@ from debias_jax._build import (
 from debias_jax._config import base_config, only, select_variants, use_own_schedules, variant
 from debias_jax._datasets import load_dataset
 from debias_jax._exposure_variants import EXPOSURE_GROUPS
-from debias_jax._fit import Judge, fit, history_of, load, make_judge
+from debias_jax._fit import Judge, fit, history_of, load, make_judge, mesh_of
 from debias_jax._score import score
 from debias_jax._sequence_variants import (
     SCE_TABLE,
@@ -152,6 +152,7 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
         for each in config.methods:
             if (value := only(config, each).train[name]) < least:
                 raise ConfigError(f"train.{name} is {value}; it must be at least {least}")
+    mesh_of(config)
     folder = pathlib.Path(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

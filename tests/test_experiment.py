@@ -206,6 +206,8 @@ class TestRefusals:
             (lambda c: c.update(seeds=(1, 1)), "holds a seed twice"),
             (lambda c: c.train.update(strategy="pmap"), "strategy is 'pmap'"),
             (lambda c: c.train.update(batch_size=0), "train.batch_size is 0"),
+            (lambda c: c.mesh.update(data=0), "mesh.data must be an integer of at least 1, got 0"),
+            (lambda c: c.mesh.update(data=3, table=3), "mesh.data=3 times mesh.table=3 asks for 9 devices"),
             (
                 lambda c: c.model.update(temperature=0.1),
                 "model.temperature is 0.1, which mf does not read; take model.name='two_tower', or",

@@ -40,7 +40,7 @@ def make_mesh(*, data: int = 1, table: int = 1) -> Mesh:
         >>> make_mesh(data=1, table=1).axis_names
         ('data', 'table')
     """
-    check_sizes(data=data, table=table)
+    check_sizes(**{"mesh.data": data, "mesh.table": table})
     devices = jax.local_devices()
     if data * table > len(devices):
         hint = ""
