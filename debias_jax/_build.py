@@ -299,7 +299,7 @@ _OF_TOWERS = ("hidden", "ids", "normalize", "temperature")
 """Keys of ``config.model`` that two_tower alone reads."""
 
 
-def check_read(config: ConfigDict, dataset: Dataset) -> None:
+def check_read(config: ConfigDict) -> None:
     """Refuses what is set for a run and read by none of its variants: a rate, or what only another model has.
 
     Raises:
@@ -309,7 +309,7 @@ def check_read(config: ConfigDict, dataset: Dataset) -> None:
     for name in ("lr", "weight_decay"):
         if config.train.get(name) is None:
             continue
-        known = {each: build_for(config, config.variants[each], dataset).hparams for each in config.methods}
+        known = {each: default_hparams(config, config.variants[each]) for each in config.methods}
         if not any(name in hparams for hparams in known.values()):
             own = "; ".join(
                 f"{each} has {', '.join(sorted(hparams)) or 'none'}" for each, hparams in known.items()

@@ -168,7 +168,6 @@ def _prepare(config: ConfigDict, workdir: str | os.PathLike) -> tuple[pathlib.Pa
                 f"{folder} holds a run of {', '.join(old)}, not of {', '.join(new)}; give each run its own --workdir"
             )
     dataset, report = load_dataset(config)
-    check_read(config, dataset)
     return folder, dataset, report
 
 
@@ -207,7 +206,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, quiet: bool = False) 
         DataError: the data is missing or wrong.
         DivergedError: a loss or a score is not finite.
     """
-    scored, comparison = _run(config, workdir, quiet=quiet)
+    # Of the variants of a table, which ``run_scored`` runs one by one, each may read what the others do not.
+    scored, comparison = _run(config, workdir, quiet=quiet, check=check_read)
     text = _results.table(scored, comparison, headline=config.protocol.headline)
     (pathlib.Path(workdir) / "table.txt").write_text(text + "\n", encoding="utf-8")
     return Outcome([one.to_json() for one in scored], text)
@@ -220,8 +220,11 @@ def run_scored(
     return _run(config, workdir, quiet=quiet)[0]
 
 
-def _run(config, workdir, *, quiet: bool) -> tuple[list[_results.Scored], list[dict[str, Any]]]:
+def _run(
+    config, workdir, *, quiet: bool, check: Callable[[ConfigDict], None] = lambda config: None
+) -> tuple[list[_results.Scored], list[dict[str, Any]]]:
     folder, dataset, report = _prepare(config, workdir)
+    check(config)
     if not quiet:
         print(report, flush=True)
     judges = functools.cache(lambda history: make_judge(config, dataset, "test", history=history))
