@@ -9,10 +9,16 @@ import optax
 from debias_jax import optimizers, risks, sampling
 from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, PairBatch, Pairs, TrainData
 from debias_jax.methods.batching import observed_pairs
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, as_term, supervised
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    as_term,
+    predict_logits,
+    prediction_group,
+    supervised,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params, PyTree
 

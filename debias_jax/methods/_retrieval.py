@@ -8,9 +8,16 @@ from debias_jax import sampling
 from debias_jax._checks import check_sizes
 from debias_jax.errors import ConfigError
 from debias_jax.methods._score_matrix import ClickBatch, Clicks, FurtherItems, Rows, ScoreMatrix
-from debias_jax.methods._terms import log_shares, predict_logits, prediction_group
+from debias_jax.methods._terms import log_shares
 from debias_jax.methods.base import BatchesFn, Method, TrainData
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    predict_logits,
+    prediction_group,
+    supervised,
+    total_and_count,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params, PyTree
 

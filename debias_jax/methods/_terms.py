@@ -8,27 +8,13 @@ import optax
 
 from debias_jax import losses
 from debias_jax.errors import ConfigError
-from debias_jax.methods.base import PredictFn, TrainState
+from debias_jax.methods.base import TrainState
 from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, total_and_count
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
 
 ItemVectors = Callable[[Params, Array], Array]
 """``(prediction params, items) -> vectors [..., dim]``."""
-
-
-def prediction_group(model: Model) -> Group:
-    """The relevance (prediction) model with Adam on ``lr`` and ``weight_decay``."""
-    return Group(model.init, adam())
-
-
-def predict_logits(model: Model) -> PredictFn:
-    """Scores pairs with the group ``"prediction"``."""
-
-    def predict(state: TrainState, users: Array, items: Array) -> Array:
-        return model.apply(state.params["prediction"], users, items)
-
-    return predict
 
 
 def log_shares(counts: Array) -> Array:

@@ -1,16 +1,9 @@
 """AlterOpt: relevance and exposure fitted in turn to the clicks."""
 
-from debias_jax.methods._terms import (
-    EXPOSURE_HPARAMS,
-    ExposureTerms,
-    ItemVectors,
-    exposure_group,
-    predict_logits,
-    prediction_group,
-)
+from debias_jax.methods._terms import EXPOSURE_HPARAMS, ExposureTerms, ItemVectors, exposure_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
-from debias_jax.methods.recipes import alternating
+from debias_jax.methods.recipes import alternating, predict_logits, prediction_group
 from debias_jax.models.base import Model
 
 

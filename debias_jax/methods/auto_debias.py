@@ -11,9 +11,17 @@ from debias_jax import optimizers, sampling
 from debias_jax._checks import check_choice
 from debias_jax._reduce import safe_divide
 from debias_jax.errors import ConfigError
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, TrainData
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, as_term, bilevel, total_and_count
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    Group,
+    as_term,
+    bilevel,
+    predict_logits,
+    prediction_group,
+    total_and_count,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params
 

@@ -1,16 +1,10 @@
 """BiOpt2: Biif's bi-level step without its validation set."""
 
-from debias_jax.methods._terms import (
-    ExposureTerms,
-    ItemVectors,
-    exposure_group,
-    predict_logits,
-    prediction_group,
-)
+from debias_jax.methods._terms import ExposureTerms, ItemVectors, exposure_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
 from debias_jax.methods.biif import HPARAMS
-from debias_jax.methods.recipes import bilevel
+from debias_jax.methods.recipes import bilevel, predict_logits, prediction_group
 from debias_jax.models.base import Model
 
 

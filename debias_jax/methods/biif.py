@@ -5,17 +5,10 @@ import functools
 import jax.numpy as jnp
 
 from debias_jax._checks import check_choice, check_sizes
-from debias_jax.methods._terms import (
-    EXPOSURE_HPARAMS,
-    ExposureTerms,
-    ItemVectors,
-    exposure_group,
-    predict_logits,
-    prediction_group,
-)
+from debias_jax.methods._terms import EXPOSURE_HPARAMS, ExposureTerms, ItemVectors, exposure_group
 from debias_jax.methods.base import BatchesFn, Method, TrainData
 from debias_jax.methods.batching import pair_frame, without_exposed
-from debias_jax.methods.recipes import LossTerm, bilevel
+from debias_jax.methods.recipes import LossTerm, bilevel, predict_logits, prediction_group
 from debias_jax.models.base import Model
 
 HPARAMS = {**EXPOSURE_HPARAMS, "inner_lr": 1e-3}

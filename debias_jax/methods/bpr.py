@@ -1,10 +1,16 @@
 """Bayesian personalised ranking."""
 
 from debias_jax import losses
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import click_triplets
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    predict_logits,
+    prediction_group,
+    supervised,
+    total_and_count,
+)
 from debias_jax.models.base import Model
 
 

@@ -25,7 +25,6 @@ from debias_jax.methods._calibration import (
     temperature,
 )
 from debias_jax.methods._propensity import Propensity, clip_population, clip_rows
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, PairBatch, Pairs, TrainData
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
@@ -37,7 +36,15 @@ from debias_jax.methods.doubly_robust import (
     Errors,
     imputation_group,
 )
-from debias_jax.methods.recipes import Context, Group, adam, alternating, total_and_count
+from debias_jax.methods.recipes import (
+    Context,
+    Group,
+    adam,
+    alternating,
+    predict_logits,
+    prediction_group,
+    total_and_count,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params, PyTree
 

@@ -5,17 +5,10 @@ import jax
 from debias_jax import losses
 from debias_jax._checks import check_choice
 from debias_jax.errors import ConfigError
-from debias_jax.methods._terms import (
-    EXPOSURE_HPARAMS,
-    ExposureTerms,
-    ItemVectors,
-    exposure_group,
-    predict_logits,
-    prediction_group,
-)
+from debias_jax.methods._terms import EXPOSURE_HPARAMS, ExposureTerms, ItemVectors, exposure_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
-from debias_jax.methods.recipes import Context, supervised, total_and_count
+from debias_jax.methods.recipes import Context, predict_logits, prediction_group, supervised, total_and_count
 from debias_jax.models.base import Model
 
 RISKS = ("weighted", "pu", "added_positives")

@@ -5,11 +5,19 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_choice
 from debias_jax._reduce import safe_reduce
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import cross_entropy
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, alternating, as_term
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    Group,
+    adam,
+    alternating,
+    as_term,
+    predict_logits,
+    prediction_group,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 

@@ -1,11 +1,19 @@
 """DIB: a biased part takes up what the observation process put into the labels, and is left out of predictions."""
 
 from debias_jax._reduce import safe_reduce
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import Method, PairBatch
 from debias_jax.methods.batching import pair_frame
 from debias_jax.methods.doubly_robust import cross_entropy
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, as_term, supervised
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    Group,
+    adam,
+    as_term,
+    predict_logits,
+    prediction_group,
+    supervised,
+)
 from debias_jax.models.base import Model
 
 HPARAMS = {**ADAM_HPARAMS, "combined_weight": 0.15, "biased_weight": 0.05}

@@ -15,10 +15,19 @@ import optax
 from debias_jax import risks
 from debias_jax._checks import check_choice
 from debias_jax.methods._propensity import PROPENSITY_HPARAMS, Propensity
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method
 from debias_jax.methods.cvr_batches import cvr_batches
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, LossTerm, adam, alternating, as_term
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    Group,
+    LossTerm,
+    adam,
+    alternating,
+    as_term,
+    predict_logits,
+    prediction_group,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
 

@@ -9,9 +9,8 @@ from jax.scipy.special import xlog1py, xlogy
 from debias_jax import sampling
 from debias_jax._checks import check_choice, check_sizes
 from debias_jax.methods import _als
-from debias_jax.methods._terms import predict_logits
 from debias_jax.methods.base import Method, Range
-from debias_jax.methods.recipes import em
+from debias_jax.methods.recipes import em, predict_logits
 from debias_jax.models.base import Model
 
 HPARAMS = {

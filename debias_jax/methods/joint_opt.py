@@ -1,16 +1,9 @@
 """JointOpt: relevance and exposure fitted at once to the clicks."""
 
-from debias_jax.methods._terms import (
-    EXPOSURE_HPARAMS,
-    ExposureTerms,
-    ItemVectors,
-    exposure_group,
-    predict_logits,
-    prediction_group,
-)
+from debias_jax.methods._terms import EXPOSURE_HPARAMS, ExposureTerms, ItemVectors, exposure_group
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
-from debias_jax.methods.recipes import supervised
+from debias_jax.methods.recipes import predict_logits, prediction_group, supervised
 from debias_jax.models.base import Model
 
 

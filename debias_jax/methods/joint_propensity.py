@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_choice
 from debias_jax.methods._propensity import Propensity
-from debias_jax.methods._terms import predict_logits, prediction_group
 from debias_jax.methods.base import CvrBatch, Method, TrainData, TrainState
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
@@ -28,7 +27,16 @@ from debias_jax.methods.doubly_robust import (
     cross_entropy,
     imputation_group,
 )
-from debias_jax.methods.recipes import Context, Group, LossTerm, adam, alternating, as_term
+from debias_jax.methods.recipes import (
+    Context,
+    Group,
+    LossTerm,
+    adam,
+    alternating,
+    as_term,
+    predict_logits,
+    prediction_group,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array
 

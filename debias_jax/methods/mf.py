@@ -1,9 +1,9 @@
 """Matrix factorisation on the log as it is: the naive risk."""
 
-from debias_jax.methods._terms import bce_term, predict_logits, prediction_group
+from debias_jax.methods._terms import bce_term
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
-from debias_jax.methods.recipes import ADAM_HPARAMS, supervised
+from debias_jax.methods.recipes import ADAM_HPARAMS, predict_logits, prediction_group, supervised
 from debias_jax.models.base import Model
 
 

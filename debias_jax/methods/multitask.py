@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from debias_jax import losses, risks
 from debias_jax._checks import check_choice
 from debias_jax.methods._propensity import PROPENSITY_HPARAMS
-from debias_jax.methods._terms import prediction_group
 from debias_jax.methods.base import CvrBatch, Method, TrainData, TrainState
 from debias_jax.methods.cvr_batches import cvr_batches
 from debias_jax.methods.doubly_robust import (
@@ -24,7 +23,15 @@ from debias_jax.methods.doubly_robust import (
     cross_entropy,
     imputation_group,
 )
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, adam, as_term, supervised
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    Group,
+    adam,
+    as_term,
+    prediction_group,
+    supervised,
+)
 from debias_jax.models.base import Model
 from debias_jax.types import Array, Params
 

@@ -19,9 +19,8 @@ from debias_jax.methods._sequence_losses import (
     values_by_counts,
     values_of_draws,
 )
-from debias_jax.methods._terms import prediction_group
 from debias_jax.methods.base import Method, Range, TrainState
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, supervised
+from debias_jax.methods.recipes import ADAM_HPARAMS, Context, Group, prediction_group, supervised
 from debias_jax.methods.sequences import (
     SampleBatch,
     SequenceData,

@@ -27,6 +27,7 @@ from debias_jax.methods.base import (
     check_tables,
     resolve_hparams,
 )
+from debias_jax.models.base import Model
 from debias_jax.types import Array, Key, Params, PyTree
 
 ADAM_HPARAMS = {"lr": 1e-3, "weight_decay": 0.0}
@@ -67,11 +68,14 @@ class Group(NamedTuple):
         optimizer: ``hparams -> optax.GradientTransformation``.
         fit: ``(key, data, hparams) -> params``, the start instead of ``init`` for a group that is fitted before the
             training goes on with it.
+        differentiable_optimizer: what takes the place of ``optimizer`` where a gradient passes through its step
+            (``inner_step="adam"`` of ``bilevel``): the same rule, with a derivative at gradients of 0.
     """
 
     init: Callable[[Key], Params]
     optimizer: Callable[[dict[str, Array]], optax.GradientTransformation]
     fit: Callable[[Key, TrainData, dict[str, Array]], Params] | None = None
+    differentiable_optimizer: Callable[[dict[str, Array]], optax.GradientTransformation] | None = None
 
 
 def _norm_and_root_mean_square(tree: PyTree) -> tuple[Array, Array]:
@@ -89,11 +93,26 @@ def _norm_and_root_mean_square(tree: PyTree) -> tuple[Array, Array]:
     return norm, norm / jnp.sqrt(jnp.maximum(reached, 1.0))
 
 
-def adam(lr: str = "lr", weight_decay: str | None = "weight_decay"):
-    """Adam with coupled L2, reading the named hyperparameters."""
+def adam(lr: str = "lr", weight_decay: str | None = "weight_decay", eps_root: float = 0.0):
+    """Adam with coupled L2, reading the named hyperparameters; ``eps_root`` as in ``optimizers.adam``."""
     return lambda hparams: optimizers.adam(
-        hparams[lr], weight_decay=0.0 if weight_decay is None else hparams[weight_decay]
+        hparams[lr], weight_decay=0.0 if weight_decay is None else hparams[weight_decay], eps_root=eps_root
     )
+
+
+def prediction_group(model: Model) -> Group:
+    """The relevance (prediction) model with Adam on ``lr`` and ``weight_decay``."""
+    # The square root of a zero second moment has no derivative; eps_root moves it off zero.
+    return Group(model.init, adam(), differentiable_optimizer=adam(eps_root=1e-12))
+
+
+def predict_logits(model: Model) -> PredictFn:
+    """Scores pairs with the group ``"prediction"``."""
+
+    def predict(state: TrainState, users: Array, items: Array) -> Array:
+        return model.apply(state.params["prediction"], users, items)
+
+    return predict
 
 
 def total_and_count(values: Array, where: Array, weights: Array | None = None) -> tuple[Array, Array]:
@@ -321,9 +340,10 @@ def bilevel(
         predict: scores of pairs.
         hparams: must hold ``inner_lr``, the step size of the virtual or real SGD step, besides what the groups read.
         inner_step: ``"virtual_sgd"``: the hypergradient goes through an SGD step that is then thrown away, and the
-            inner group takes its own optimiser's step on the mean loss; ``"adam"``: it goes through the group's own
-            Adam step, which is kept (its derivative is near zero while the moments are young, since g / |g| does not
-            depend on the size of g); ``"sgd"``: it goes through an SGD step, which is kept.
+            inner group takes its own optimiser's step on the mean loss; ``"adam"``: it goes through a step of the
+            group's ``differentiable_optimizer``, which is kept (the derivative of Adam's is near zero while the
+            moments are young, since g / |g| does not depend on the size of g); ``"sgd"``: it goes through an SGD step,
+            which is kept.
         reduction: ``"sum"`` or ``"mean"`` of both losses inside the hypergradient. Adam's epsilon makes this the
             decisive setting of the outer step: with means the hypergradient can fall below it, and the outer group
             then stands still.
@@ -340,10 +360,17 @@ def bilevel(
         neither: it grows with the number of coordinates.)
 
     Raises:
-        ValueError: unknown ``inner_step`` or ``reduction``.
+        ValueError: unknown ``inner_step`` or ``reduction``; ``inner_step="adam"`` for an inner group without a
+            ``differentiable_optimizer``.
     """
     check_choice(INNER_STEPS, inner_step=inner_step)
     check_choice(("sum", "mean"), reduction=reduction)
+    if inner_step == "adam" and inner.differentiable_optimizer is None:
+        raise ValueError(
+            f'inner_step="adam" takes a gradient through the step of the inner group {names[0]!r}, which has no '
+            "differentiable_optimizer: give it one, such as recipes.adam(eps_root=1e-12), or take "
+            'inner_step="virtual_sgd"'
+        )
     inner_name, outer_name = names
 
     def reduce(term: LossTerm):
@@ -359,8 +386,7 @@ def bilevel(
 
     def step_rule(values: dict[str, Array]) -> optax.GradientTransformation:
         if inner_step == "adam":
-            # The square root of a zero second moment has no derivative; eps_root moves it off zero.
-            return optimizers.adam(values["lr"], weight_decay=values["weight_decay"], eps_root=1e-12)
+            return inner.differentiable_optimizer(values)
         return optimizers.sgd(values["inner_lr"])
 
     virtual = inner_step == "virtual_sgd"

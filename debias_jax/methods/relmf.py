@@ -3,10 +3,17 @@
 import jax.numpy as jnp
 
 from debias_jax import losses
-from debias_jax.methods._terms import popularity_exposure, predict_logits, prediction_group
+from debias_jax.methods._terms import popularity_exposure
 from debias_jax.methods.base import Method
 from debias_jax.methods.batching import pair_frame
-from debias_jax.methods.recipes import ADAM_HPARAMS, Context, supervised, total_and_count
+from debias_jax.methods.recipes import (
+    ADAM_HPARAMS,
+    Context,
+    predict_logits,
+    prediction_group,
+    supervised,
+    total_and_count,
+)
 from debias_jax.models.base import Model
 
 HPARAMS = {**ADAM_HPARAMS, "min_exposure": 1e-3}

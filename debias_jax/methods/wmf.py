@@ -5,9 +5,8 @@ import jax.numpy as jnp
 
 from debias_jax._checks import check_sizes
 from debias_jax.methods import _als
-from debias_jax.methods._terms import predict_logits
 from debias_jax.methods.base import Method, Range
-from debias_jax.methods.recipes import em
+from debias_jax.methods.recipes import em, predict_logits
 from debias_jax.models.base import Model
 
 HPARAMS = {"alpha": 40.0, "regularization": 1.0}

@@ -8,7 +8,7 @@ import pytest
 
 from debias_jax import data, training
 from debias_jax.methods.recipes import Group, adam, bilevel
-from debias_jax.optimizers import ADAM_EPS
+from debias_jax.optimizers import ADAM_EPS, sgd
 
 ETA = 0.1
 W, A = (1.0, 2.0, 0.0), (2.0, 1.0, 3.0)
@@ -20,7 +20,7 @@ def train():
     return training.train_data(data.synthetic.generate(seed=0, n_users=8, n_items=6))
 
 
-def step(train, w=W, **options):
+def step(train, w=W, differentiable_optimizer=None, **options):
     """One step on L_in = sum a w^2 / 2 of four examples, L_out = sum w^2 / 2 of two; a and w have a row a number."""
 
     def inner_loss(params, context, batch):
@@ -32,18 +32,34 @@ def step(train, w=W, **options):
         return jnp.sum(params["inner"] ** 2) / 2, jnp.float32(N_OUTER)
 
     method = bilevel(
-        Group(lambda key: jnp.asarray(w)[:, None], adam()),
+        Group(lambda key: jnp.asarray(w)[:, None], adam(), differentiable_optimizer=differentiable_optimizer),
         Group(lambda key: jnp.asarray(A)[:, None], adam(lr="outer_lr", weight_decay=None)),
         names=("inner", "outer"),
         inner_loss=inner_loss,
         outer_loss=outer_loss,
         batches=lambda data, key: jnp.zeros((1, 1)),
         predict=lambda state, users, items: users + items,
-        hparams={"lr": 0.01, "weight_decay": 0.0, "inner_lr": ETA, "outer_lr": 0.02},
+        hparams={"lr": 0.01, "weight_decay": 0.0, "inner_lr": ETA, "slow_lr": 0.001, "outer_lr": 0.02},
         **options,
     )
     state = method.init(jax.random.key(0), train, {})
     return method.step(state, train, jnp.zeros(1), jax.random.key(1))
+
+
+class TestInnerStepOfTheGroup:
+    def test_the_gradient_passes_through_the_groups_own_rule(self, train):
+        """Through w - slow_lr a w, which is kept; Adam on ``lr`` moves all of w by .01 at first."""
+        state, logs = step(
+            train, inner_step="adam", differentiable_optimizer=lambda hparams: sgd(hparams["slow_lr"])
+        )
+        kept = [w - 0.001 * a * w for w, a in zip(W, A, strict=True)]
+        assert state.params["inner"][:, 0].tolist() == pytest.approx(kept, rel=1e-6)
+        own = [-0.001 * w * after for w, after in zip(W, kept, strict=True)]
+        assert float(logs["hypergradient_norm"]) == pytest.approx(math.hypot(*own), rel=1e-5)
+
+    def test_a_group_without_one_is_refused(self, train):
+        with pytest.raises(ValueError, match=r"inner group 'inner', which has no\s+differentiable_optimizer"):
+            step(train, inner_step="adam")
 
 
 class TestHypergradientScale:
