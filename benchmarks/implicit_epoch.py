@@ -33,8 +33,9 @@ import jax
 import numpy as np
 from _measure import load_config, log_of, measure, one_epoch
 
-from debias_jax import _build, data, training
+from debias_jax import data, training
 from debias_jax.data.types import Dataset
+from debias_jax.experiment import _build
 from debias_jax.methods.base import Method
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from _measure import load_config
 
-from debias_jax import _build, _fit, experiment, training
+from debias_jax import experiment, training
+from debias_jax.experiment import _build, _fit
 from debias_jax.training import evaluation
 
 

@@ -16,12 +16,13 @@ python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:table5 
 
 from absl import flags
 
-from debias_jax import _cli, _reproduce, _sequence_tables, experiment
+from debias_jax import _cli, experiment
+from debias_jax._reproduction import sequence_tables, tables
 
 _TABLE = flags.DEFINE_enum(
     "table",
     None,
-    sorted([*_reproduce.TABLES, *_reproduce.OWN, *_reproduce.FIGURES, *_sequence_tables.TABLES]),
+    sorted([*tables.TABLES, *tables.OWN, *tables.FIGURES, *sequence_tables.TABLES]),
     "A published table, one of our own, or figures.",
 )
 _CONFIG = _cli.define_config()
@@ -42,7 +43,7 @@ def _main():
     if _TUNED.value is not None:
         _cli.say_untuned(experiment.apply_tuned(_CONFIG.value, _TUNED.value), _TUNED.value)
     config = flags.FLAGS[_CONFIG.name]
-    command = _reproduce.command_of(
+    command = tables.command_of(
         _TABLE.value,
         config.config_filename,
         config.override_values,
@@ -52,7 +53,7 @@ def _main():
         train=_TRAIN.value,
     )
     print(
-        _reproduce.reproduce(
+        tables.reproduce(
             _TABLE.value,
             _CONFIG.value,
             _WORKDIR.value,

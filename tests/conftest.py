@@ -104,7 +104,7 @@ _LONG = (
     "test_complete.py",
     "test_doubly_robust_family.py",
     "test_methods.py",
-    "test_reproduce.py",
+    "test_tables.py",
     "test_own_conversions.py",
     "test_chunked.py",
     "test_dce.py",
@@ -160,7 +160,7 @@ def rng(request) -> np.random.Generator:
 @pytest.fixture
 def drawn_figures(monkeypatch) -> list:
     """Figure and axes of each plot that the test makes, in their order."""
-    from debias_jax import _plots
+    from debias_jax.experiment import _plots
 
     figures = []
     make = _plots._figure

@@ -34,7 +34,8 @@ AS_USERS_RUN_IT = {"XLA_FLAGS": ""}
 SERVER = """
 import gc, json, os, runpy, sys, warnings
 import matplotlib.backends.backend_agg, matplotlib.figure, polars
-from debias_jax import _cli, _reproduce, experiment
+from debias_jax import _cli, experiment
+from debias_jax._reproduction import tables
 
 warnings.filterwarnings("ignore", message="os.fork")
 # What is imported is no child's garbage: to go through it at its end costs a child most of its time.

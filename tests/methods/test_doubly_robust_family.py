@@ -11,8 +11,9 @@ import optax
 import pytest
 from reference import dr as reference
 
-from debias_jax import _build, data, experiment, methods, models, training
+from debias_jax import data, experiment, methods, models, training
 from debias_jax.errors import ConfigError
+from debias_jax.experiment import _build
 from debias_jax.methods import cvr_batches
 
 N_USERS, N_ITEMS = 12, 9

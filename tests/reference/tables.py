@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
-from debias_jax import _reproduce
-from debias_jax._results import Scored
+from debias_jax._reproduction import tables
+from debias_jax.experiment._results import Scored
 from debias_jax.training.evaluation import Evaluation
 
 METRICS = ("dcg@1", "dcg@3", "map@1")
@@ -63,7 +63,7 @@ def section_of(table, folder, *, command="COMMAND"):
     def reproduce(config):
         name = f"{table}_synthetic"
         (folder / "results.md").write_text(f"<!-- begin {name} -->\n<!-- end {name} -->\n")
-        return _reproduce.reproduce(table, config, str(folder / "runs"), command=command, docs=str(folder))
+        return tables.reproduce(table, config, str(folder / "runs"), command=command, docs=str(folder))
 
     return reproduce
 
