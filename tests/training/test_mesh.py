@@ -13,7 +13,7 @@ from debias_jax.training import evaluation
 from debias_jax.training.checkpoint import Checkpointer
 
 N_USERS, N_ITEMS, DIM = 256, 130, 32
-BATCH = 64
+BATCH = 256
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,6 @@ def train(log):
 @pytest.fixture(scope="module")
 def mf():
     return methods.mf(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=BATCH)
-
-
-@pytest.fixture(scope="module")
-def sequences():
-    return data.synthetic_sequences.generate(seed=0, n_users=160, n_items=129)
 
 
 def _methods():
@@ -69,19 +64,21 @@ def _held(leaf):
 
 
 class TestFit:
-    @pytest.mark.parametrize("name", _methods())
+    @pytest.mark.parametrize(
+        "name",
+        [pytest.param(name, marks=[pytest.mark.slow] * (name in ("eib", "ssl_pop"))) for name in _methods()],
+    )
     def test_a_run_on_four_devices_is_the_run_on_one(self, name, train):
         method = _methods()[name]()
         _assert_same_run(_fit(method, train, None), _fit(method, train, training.make_mesh(data=2, table=2)))
 
     @pytest.mark.parametrize("loss", ["cross_entropy", "scaled_cross_entropy"])
     def test_so_is_that_of_a_sequence_model(self, loss):
-        log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=160, n_items=129))
-        method = methods.next_item(
-            models.sasrec(129, dim=DIM, max_len=8), loss=loss, lengths=(4, 8), batch_size=16
-        )
+        log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=64, n_items=129))
+        model = models.sasrec(129, dim=DIM, max_len=8, n_blocks=1)
+        method = methods.next_item(model, loss=loss, lengths=(8,), batch_size=16)
         train = training.data_for(method, log)
-        runs = [_fit(method, train, mesh) for mesh in (None, training.make_mesh(data=2, table=2))]
+        runs = [_fit(method, train, mesh, seeds=(3,)) for mesh in (None, training.make_mesh(data=2, table=2))]
         # The key's bias has no gradient but rounding, of which Adam makes full steps: scores are compared, not states.
         scores = [
             jax.vmap(method.predict, (0, None, None))(
@@ -177,7 +174,7 @@ class TestRefusals:
 
     def test_batches_that_do_not_divide(self, mf, train):
         with pytest.raises(
-            ConfigError, match="mesh.data=3 .* does not divide batches of 64; .*train.batch_size"
+            ConfigError, match="mesh.data=3 .* does not divide batches of 256; .*train.batch_size"
         ):
             _fit(mf, train, training.make_mesh(data=3))
 
