@@ -3,6 +3,7 @@
     python -m pip install -e '.[bench]'
     python benchmarks/sequential_epoch.py
     python benchmarks/sequential_epoch.py --memory
+    python benchmarks/sequential_epoch.py --losses --users 1024
 
 Beauty, windows of 50 items, batches of 512 users, dim 64, dropout 0.6, K = 500 negatives for each position. The PyTorch
 side is written for this comparison. ``padded`` scores all slots, those of pads too, and picks the others out, as the
@@ -15,6 +16,9 @@ the histories are drawn at random.
 ``--memory`` runs two steps of each, and the same two again, in a process of its own. It prints the most memory that the
 process held above what it had with its imports, compilation included, and the most that the second time took beside
 what was held when it began: what training takes, however long it lasts. Linux only.
+
+``--losses`` needs no PyTorch: a step of SASRec with every loss of ``configs/beauty.py``, beside cross-entropy's in the
+same round.
 """
 
 import argparse
@@ -26,14 +30,15 @@ import pathlib
 
 import jax
 import numpy as np
-from _measure import Program, measure, one_epoch, speedups
+from _measure import Program, load_config, measure, one_epoch, speedups
 
-from debias_jax import data, methods, models, training
+from debias_jax import data, experiment, methods, models, training
 from debias_jax.data.types import Dataset
 
 LENGTH, BATCH_SIZE, DIM, DROPOUT, NEGATIVES, ALPHA = 50, 512, 64, 0.6, 500, 100.0
 HPARAMS = {"lr": 5e-4, "weight_decay": 1e-8}
 CASES = ("ce", "sce", "sce_shared")
+CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "beauty.py"
 
 
 def load(n_users: int) -> Dataset:
@@ -163,6 +168,25 @@ def speed(cases: list[str], n_users: int, rounds: int) -> None:
             )
 
 
+def losses(n_users: int, rounds: int) -> None:
+    """Prints what a step costs with each loss of the config."""
+    log = load(n_users)
+    config = load_config(CONFIG, "all")
+    programs = {}
+    for name in sorted(config.methods, key=lambda name: name != "sasrec_ce"):
+        if not name.startswith("sasrec_") or name.startswith("sasrec_plus"):
+            continue
+        entry = config.variants[name]
+        method = experiment.build_method(config, entry, n_users=log.n_users, n_items=log.n_items)
+        programs[name] = one_epoch(method, log, experiment.variant_hparams(config, entry, method))
+    seconds = measure(programs, rounds)
+    taken = -(-n_users // BATCH_SIZE)
+    print("| variant | ms a step | of cross-entropy's |\n|---|---|---|")
+    for name, (milliseconds, _) in speedups(seconds).items():
+        share = np.median(np.divide(seconds[name], seconds["sasrec_ce"]))
+        print(f"| {name} | {milliseconds / taken:.0f} | {share:.2f} |", flush=True)
+
+
 def resident(kind: str) -> float:
     """MiB of this process: ``"VmRSS"`` now, ``"VmHWM"`` at most since it was reset."""
     with open("/proc/self/status", encoding="utf-8") as status:
@@ -214,9 +238,12 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=4 * BATCH_SIZE)
     parser.add_argument("--cases", choices=CASES, nargs="*", default=list(CASES))
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--losses", action="store_true")
     options = parser.parse_args()
     if options.memory:
         memory(options.cases)
+    elif options.losses:
+        losses(options.users, options.rounds)
     else:
         speed(options.cases, options.users, options.rounds)
 
