@@ -15,7 +15,8 @@ from debias_jax._reproduction import markdown
 from debias_jax._reproduction.finished import Cell, cells_by_variant, gather, shown_folder
 from debias_jax._reproduction.rows import changed, run_rows
 from debias_jax.data.types import Dataset
-from debias_jax.errors import ConfigError, DataError
+from debias_jax.errors import ConfigError, DataError, require_extra
+from debias_jax.experiment import _plots
 from debias_jax.experiment._config import choose
 from debias_jax.experiment._sequence_variants import SCE_TABLE, SEQUENCE_LOSSES, TO_CONVERGENCE
 
@@ -55,6 +56,7 @@ class SequenceTable(NamedTuple):
         variants: the rows that were published, in their order.
         blocks: of a dataset's name.
         note: on what is compared, "" for none.
+        with_curves: whether validation over epochs is drawn too, a panel for each model.
     """
 
     source: str
@@ -63,6 +65,7 @@ class SequenceTable(NamedTuple):
     variants: Sequence[str]
     blocks: Callable[[str], Sequence[Block]] = lambda dataset: (Block("", "", {}, lambda config: config),)
     note: str = ""
+    with_curves: bool = False
 
 
 def _of_lengths(dataset: str) -> tuple[Block, ...]:
@@ -115,7 +118,11 @@ TABLES = {
         "validation chose.",
     ),
     "sce_table5": SequenceTable(
-        "Table 5", "sce_table5.json", ("hr@5", "hr@10", "ndcg@5", "ndcg@10"), SCE_TABLE
+        "Table 5",
+        "sce_table5.json",
+        ("hr@5", "hr@10", "ndcg@5", "ndcg@10"),
+        SCE_TABLE,
+        with_curves=True,
     ),
     "sce_table7": SequenceTable("Table 7", "sce_table7.json", ("mrr@5", "mrr@10"), SCE_TABLE),
     "sce_table8": SequenceTable(
@@ -140,6 +147,7 @@ def write(
     *,
     records: pathlib.Path | None = None,
     train: bool = True,
+    figures: pathlib.Path | None = None,
 ) -> str:
     """The section of a table: what the config names is run, what was run before is read back.
 
@@ -152,6 +160,7 @@ def write(
         docs: folder of ``published/``.
         records: of finished runs, which are shown too; those of the workdir are added.
         train: whether the config's variants are run, where False shows what there is.
+        figures: folder of images, beside the page; None for none.
 
     Returns:
         The section.
@@ -159,6 +168,7 @@ def write(
     Raises:
         ConfigError: the table was not published for the dataset, or the runs do not measure what it compares.
         DataError: the published figures are missing.
+        MissingExtraError: matplotlib is not installed, and there is something to draw.
     """
     table = TABLES[name]
     short = choose(f"dataset of {name}", dataset.name, _DATASETS)
@@ -188,6 +198,8 @@ def write(
         lines += [f"#### {block.title}", ""] if block.title else []
         lines += _rows(table, own, published, logs if with_logs else {})
         lines.append("")
+        if table.with_curves and own and figures is not None:
+            lines += [_draw_curves(own, figures / f"{name}_{dataset.name}.png", dataset.name), ""]
         missing |= dict.fromkeys(row for row in table.variants if row not in own)
     if missing:
         path = f"configs/{short}.py"
@@ -253,6 +265,19 @@ def _rows(table: SequenceTable, own: Mapping[str, Cell], published: Cells, logs:
     head += ["epochs to convergence, published"] if converged else []
     head += ["seeds", "epochs (best)"]
     return markdown.rows(head, body)
+
+
+def _draw_curves(own: Mapping[str, Cell], path: pathlib.Path, dataset: str) -> str:
+    """Draws validation over epochs, a panel for each model and a line for each loss; returns the line of the page."""
+    require_extra("matplotlib", "plot")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    panels: dict[str, dict[str, list[list[tuple[int, float]]]]] = {}
+    for variant in sorted(own, key=_order):
+        model = own[variant].settings["model"]["name"]
+        panels.setdefault(model, {})[variant.removeprefix(f"{model}_")] = own[variant].curves
+    monitor = next(iter(own.values())).monitor
+    _plots.save_curves(path, panels, ylabel=f"validation {monitor}", title=dataset)
+    return f"![Validation {monitor} over epochs, mean and sd over seeds, {dataset}](figures/{path.name})"
 
 
 def _order(variant: str) -> tuple[int, str]:

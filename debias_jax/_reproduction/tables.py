@@ -268,7 +268,14 @@ def reproduce(
         markdown.cut_at_section(page, section)
         if table in sequence_tables.TABLES:
             text = sequence_tables.write(
-                table, config, pathlib.Path(workdir), dataset, command, pathlib.Path(docs), **finished
+                table,
+                config,
+                pathlib.Path(workdir),
+                dataset,
+                command,
+                pathlib.Path(docs),
+                figures=pathlib.Path(docs) / "figures",
+                **finished,
             )
         elif table in FIGURES:
             folder = pathlib.Path(docs) / "figures"

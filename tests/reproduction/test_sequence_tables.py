@@ -242,3 +242,34 @@ class TestVariants:
         assert all(not entry.model for entry in config.variants.values())
         several = config_of("own_sequences", "sasrec_ce,gru4rec_ce")
         assert several.variants.gru4rec_ce.model.name == "gru4rec"
+
+
+def test_validation_over_epochs_is_drawn_with_a_panel_for_each_model(tmp_path, nothing_trains, drawn_figures):
+    finish(tmp_path, "sasrec_ce", [0.058, 0.060], monitor=((5, 0.1), (10, 0.3), (15, 0.2)))
+    finish(tmp_path, "sasrec_plus_sce", [0.05], seeds=(0,))
+    caser = {"model": {"name": "caser", "dim": 64, "options": {"max_len": 5}}}
+    finish(tmp_path, "caser_ce", [0.03], seeds=(0,), settings=caser)
+    images = tmp_path / "figures"
+    text = section("sce_table5", config_of("beauty", "sasrec_ce"), tmp_path, figures=images)
+    assert (
+        "![Validation ndcg@10 over epochs, mean and sd over seeds, beauty](figures/sce_table5_beauty.png)"
+        in text
+    )
+    assert (images / "sce_table5_beauty.png").read_bytes()[:4] == b"\x89PNG"
+    ((_, axes),) = drawn_figures
+    lines = {axis.get_title(): {line.get_label(): line for line in axis.get_lines()} for axis in axes}
+    assert {name: set(curves) for name, curves in lines.items()} == {
+        "caser": {"ce"},
+        "sasrec": {"ce", "plus_sce"},
+    }
+    # The second seed's validation is .05, .1, .15.
+    assert lines["sasrec"]["ce"].get_ydata() == pytest.approx([0.075, 0.2, 0.175])
+    assert list(lines["sasrec"]["ce"].get_xdata()) == [5, 10, 15]
+
+
+def test_other_tables_and_a_page_without_runs_have_no_figure(tmp_path, nothing_trains, drawn_figures):
+    config = config_of("beauty", "sasrec_ce")
+    section("sce_table5", config, tmp_path, figures=tmp_path / "figures")
+    finish(tmp_path, "sasrec_ce", [0.058, 0.060])
+    text = section("sce_table7", config, tmp_path, figures=tmp_path / "figures")
+    assert "![" not in text and drawn_figures == [] and not (tmp_path / "figures").exists()
