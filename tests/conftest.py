@@ -90,6 +90,7 @@ if jax.__version__.startswith("0.10."):
 # Files of more than half a minute, or of a quarter in few tests. Each is the work of one process, so the suite begins
 # with them: begun last, one process would be alone with it.
 _LONG = (
+    "test_mesh.py",
     "test_launch.py",
     "test_conformance.py",
     "test_method_conformance.py",
