@@ -390,7 +390,7 @@ def bilevel(
         return optimizers.sgd(values["inner_lr"])
 
     virtual = inner_step == "virtual_sgd"
-    inner_group = inner if virtual else Group(inner.init, step_rule)
+    inner_group = inner if virtual else inner._replace(optimizer=step_rule)
 
     def step(state: TrainState, data: TrainData, batch: PyTree, key: Key):
         context = Context(data, state.hparams, state.extra, key, state.step)

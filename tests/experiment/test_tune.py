@@ -249,7 +249,7 @@ def test_keep_rests_runs_for_good():
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/experiment"]
 import jax, optuna
 import test_tune
 

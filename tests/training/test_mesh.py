@@ -72,11 +72,19 @@ class TestFit:
         method = _methods()[name]()
         _assert_same_run(_fit(method, train, None), _fit(method, train, training.make_mesh(data=2, table=2)))
 
-    @pytest.mark.parametrize("loss", ["cross_entropy", "scaled_cross_entropy"])
-    def test_so_is_that_of_a_sequence_model(self, loss):
-        log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=64, n_items=129))
+    @pytest.mark.parametrize(
+        ("loss", "lengths", "n_users"),
+        [
+            ("cross_entropy", (8,), 64),
+            ("scaled_cross_entropy", (8,), 64),
+            pytest.param("cross_entropy", (4, 8), 160, marks=pytest.mark.slow),
+            pytest.param("scaled_cross_entropy", (4, 8), 160, marks=pytest.mark.slow),
+        ],
+    )
+    def test_so_is_that_of_a_sequence_model(self, loss, lengths, n_users):
+        log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=n_users, n_items=129))
         model = models.sasrec(129, dim=DIM, max_len=8, n_blocks=1)
-        method = methods.next_item(model, loss=loss, lengths=(8,), batch_size=16)
+        method = methods.next_item(model, loss=loss, lengths=lengths, batch_size=16)
         train = training.data_for(method, log)
         runs = [_fit(method, train, mesh, seeds=(3,)) for mesh in (None, training.make_mesh(data=2, table=2))]
         # The key's bias has no gradient but rounding, of which Adam makes full steps: scores are compared, not states.
