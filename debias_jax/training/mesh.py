@@ -21,10 +21,10 @@ _SMALLEST = 4096
 def make_mesh(*, data: int = 1, table: int = 1) -> Mesh:
     """A mesh of the first ``data * table`` devices of this process, for ``fit`` and ``fit_many``.
 
-    Each step's batch is placed in ``data`` parts; what of its work is split is the compiler's choice, and the softmax of
-    ``losses.in_chunks`` is not. Parameters and optimiser state are split into ``table`` parts, each
-    array of a run with at least 4,096 values along its longest axis that ``table`` divides: of an embedding table the
-    rows, or the columns where the number of rows does not divide. The training data lie on every device.
+    Each step's batch is placed in ``data`` parts; what of its work is split is the compiler's choice, and the softmax
+    of ``losses.in_chunks`` is not. Parameters and optimiser state are split into ``table`` parts: each array that has
+    at least 4,096 values in a run, along its longest axis that ``table`` divides. Of an embedding table those are
+    mostly the rows, or the columns where the number of rows does not divide. The training data lie on every device.
 
     Args:
         data: parts of a batch. Arrays of a batch whose rows it does not divide stay whole on each device; a batch of
