@@ -17,12 +17,12 @@ python launch/reproduce.py --table=sce_table5 --config=configs/beauty.py:table5 
 from absl import flags
 
 from debias_jax import _cli, experiment
-from debias_jax._reproduction import sequence_tables, tables
+from debias_jax._reproduction import tables
 
 _TABLE = flags.DEFINE_enum(
     "table",
     None,
-    sorted([*tables.TABLES, *tables.OWN, *tables.FIGURES, *sequence_tables.TABLES]),
+    sorted(tables.known()),
     "A published table, one of our own, or figures.",
 )
 _CONFIG = _cli.define_config()

@@ -56,6 +56,7 @@ class SequenceTable(NamedTuple):
         variants: the rows that were published, in their order.
         blocks: of a dataset's name.
         note: on what is compared, "" for none.
+        with_logs: whether the figures of the released logs stand beside the printed ones.
         with_curves: whether validation over epochs is drawn too, a panel for each model.
     """
 
@@ -65,6 +66,7 @@ class SequenceTable(NamedTuple):
     variants: Sequence[str]
     blocks: Callable[[str], Sequence[Block]] = lambda dataset: (Block("", "", {}, lambda config: config),)
     note: str = ""
+    with_logs: bool = False
     with_curves: bool = False
 
 
@@ -122,9 +124,10 @@ TABLES = {
         "sce_table5.json",
         ("hr@5", "hr@10", "ndcg@5", "ndcg@10"),
         SCE_TABLE,
+        with_logs=True,
         with_curves=True,
     ),
-    "sce_table7": SequenceTable("Table 7", "sce_table7.json", ("mrr@5", "mrr@10"), SCE_TABLE),
+    "sce_table7": SequenceTable("Table 7", "sce_table7.json", ("mrr@5", "mrr@10"), SCE_TABLE, with_logs=True),
     "sce_table8": SequenceTable(
         "Table 8", "sce_table8.json", ("hr@5", "hr@10", "ndcg@5", "ndcg@10"), _LENGTH_ROWS, _of_lengths
     ),
@@ -147,7 +150,6 @@ def write(
     *,
     records: pathlib.Path | None = None,
     train: bool = True,
-    figures: pathlib.Path | None = None,
 ) -> str:
     """The section of a table: what the config names is run, what was run before is read back.
 
@@ -157,18 +159,17 @@ def write(
         workdir: of all the table's runs.
         dataset: the config's.
         command: to print.
-        docs: folder of ``published/``.
+        docs: folder of ``published/``, which is read, and of ``figures/``, for the images.
         records: of finished runs, which are shown too; those of the workdir are added.
         train: whether the config's variants are run, where False shows what there is.
-        figures: folder of images, beside the page; None for none.
 
     Returns:
         The section.
 
     Raises:
         ConfigError: the table was not published for the dataset, or the runs do not measure what it compares.
-        DataError: the published figures are missing.
-        MissingExtraError: matplotlib is not installed, and there is something to draw.
+        DataError: the published figures are missing; nothing is trained then.
+        MissingExtraError: the table draws curves, and matplotlib is not installed; nothing is trained then.
     """
     table = TABLES[name]
     short = choose(f"dataset of {name}", dataset.name, _DATASETS)
@@ -177,30 +178,33 @@ def write(
         raise ConfigError(
             f"{name} compares {', '.join(table.metrics)}; set config.protocol.metrics to {table.metrics}"
         )
-    with_logs = name in ("sce_table5", "sce_table7")
+    if table.with_curves:
+        require_extra("matplotlib", "plot")
+    blocks = [
+        (block, published_cells(docs / "published" / table.published, short, block.settings))
+        for block in table.blocks(short)
+    ]
+    logs = published_cells(docs / "published" / "sce_logs.json", short, {}) if table.with_logs else {}
     sds = ", and their sd of NDCG@10" if "ndcg@10" in table.metrics else ""
+    about_logs = f"Logs: mean over five seeds of the logs released with the paper{sds}. " if logs else ""
     lines = [
         f"### {dataset.name}, protocol `{config.protocol.test}` (Xu et al. 2024, {table.source})",
         "",
         f"`{command}`; the section shows every run below {shown_folder(records)}. Published: as printed. "
-        + (f"Logs: mean over five seeds of the logs released with the paper{sds}. " if with_logs else "")
-        + "Ours: mean ± sd over seeds. Epochs: trained, and the best on validation, of each seed.",
+        f"{about_logs}Ours: mean ± sd over seeds. Epochs: trained, and the best on validation, of each seed.",
         "",
         *([table.note, ""] if table.note else []),
     ]
     missing: dict[str, None] = {}
-    for block in table.blocks(short):
+    for block, published in blocks:
         folder = workdir / block.folder
         if train:
             run_rows(block.change(config), folder)
         own = cells_by_variant(gather(folder, dataset.name, records and records / block.folder))
-        published = published_cells(docs / "published" / table.published, short, block.settings)
-        logs = published_cells(docs / "published" / "sce_logs.json", short, {})
         lines += [f"#### {block.title}", ""] if block.title else []
-        lines += _rows(table, own, published, logs if with_logs else {})
-        lines.append("")
-        if table.with_curves and own and figures is not None:
-            lines += [_draw_curves(own, figures / f"{name}_{dataset.name}.png", dataset.name), ""]
+        lines += [*_rows(table, own, published, logs), ""]
+        if table.with_curves and own:
+            lines += [_draw_curves(own, docs / "figures" / f"{name}_{dataset.name}.png", dataset.name), ""]
         missing |= dict.fromkeys(row for row in table.variants if row not in own)
     if missing:
         path = f"configs/{short}.py"
@@ -209,7 +213,7 @@ def write(
             f"--config={path}:VARIANT --workdir=DIR`.",
             "",
         ]
-    llm = [row for row in LLM if any(key[0] == row for key in published)]
+    llm = [row for row in LLM if any(key[0] == row for _, published in blocks for key in published)]
     if llm:
         lines += [f"{', '.join(llm)}: language models, as published; they are not run here.", ""]
     return "\n".join(lines).rstrip()
@@ -270,7 +274,6 @@ def _rows(table: SequenceTable, own: Mapping[str, Cell], published: Cells, logs:
 
 def _draw_curves(own: Mapping[str, Cell], path: pathlib.Path, dataset: str) -> str:
     """Draws validation over epochs, a panel for each model and a line for each loss; returns the line of the page."""
-    require_extra("matplotlib", "plot")
     path.parent.mkdir(parents=True, exist_ok=True)
     panels: dict[str, dict[str, list[list[tuple[int, float]]]]] = {}
     for variant in sorted(own, key=_order):

@@ -166,6 +166,11 @@ OWN = {"retrieval": "ssl_pop"}
 """Tables of our own runs alone, for which nothing was published, and the variant that the others are compared with."""
 
 
+def known() -> dict[str, Any]:
+    """Everything that ``reproduce`` makes, by name."""
+    return {**TABLES, **OWN, **FIGURES, **sequence_tables.TABLES}
+
+
 def command_of(
     table: str,
     config: str,
@@ -224,7 +229,7 @@ def reproduce(
     """Runs the config (or reads its finished workdir) and writes the table's section of ``docs/results.md``.
 
     Args:
-        table: a name of ``TABLES``, ``OWN``, ``FIGURES`` or ``sequence_tables.TABLES``.
+        table: a name of ``known()``.
         config: the experiment; its dataset chooses the columns of a table of several.
         workdir: its folder.
         command: the command to print in the section.
@@ -241,7 +246,7 @@ def reproduce(
             none that is put together from finished runs.
         DataError: the published figures, the page or its section are missing; nothing is trained then.
     """
-    choose("table", table, {**TABLES, **OWN, **FIGURES, **sequence_tables.TABLES})
+    choose("table", table, known())
     of_finished_runs = table in sequence_tables.TABLES or table == "sce_figures"
     if (records is not None or not train) and not of_finished_runs:
         raise ConfigError(
@@ -274,7 +279,6 @@ def reproduce(
                 dataset,
                 command,
                 pathlib.Path(docs),
-                figures=pathlib.Path(docs) / "figures",
                 **finished,
             )
         elif table in FIGURES:

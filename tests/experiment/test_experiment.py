@@ -2,7 +2,6 @@
 
 import gc
 import json
-import pathlib
 import weakref
 
 import numpy as np
@@ -12,8 +11,6 @@ from reference.tables import load_config
 from debias_jax import data, experiment
 from debias_jax.errors import CheckpointError, ConfigError, DataError
 from debias_jax.experiment import _build, _config, _datasets, _fit
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _rows(folder):

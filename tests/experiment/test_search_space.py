@@ -1,17 +1,16 @@
 """What a search varies and begins with, how its findings come into a config, and that every config allows one."""
 
 import json
-import pathlib
 
 import pytest
-from reference.tables import config_module, load_config
+from reference.tables import ROOT, config_module, load_config
 
 from debias_jax import experiment, methods
 from debias_jax.errors import ConfigError
 from debias_jax.experiment._build import default_hparams
 from debias_jax.experiment._search_space import first_settings, search_space
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
 def make_config(variants, **tune):

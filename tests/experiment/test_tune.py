@@ -4,7 +4,6 @@ import ast
 import json
 import logging
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.tables import load_config
+from reference.tables import ROOT, load_config
 
 from debias_jax import data, experiment, methods, models, training
 from debias_jax.errors import CheckpointError, ConfigError, MissingExtraError
@@ -22,8 +21,6 @@ from debias_jax.experiment import _config, _run, _tune
 from debias_jax.experiment._search_space import distributions, search_space
 
 optuna = pytest.importorskip("optuna")
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def make_config(method, *, seeds=(0,), train=None, **tune):

@@ -1,17 +1,14 @@
 """Tables in Markdown, worked out by hand; the published figures that they read, and the sections they go to."""
 
 import json
-import pathlib
 
 import pytest
-from reference.tables import METRICS, cells, scored
+from reference.tables import METRICS, ROOT, cells, scored
 
 from debias_jax import metrics
 from debias_jax._reproduction import markdown, tables
 from debias_jax._reproduction.published import Figure, methods_of, metrics_of, published_values
 from debias_jax.errors import DataError
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 # Means over users of the two seeds: mf 0.5 and 0.7, umf 1.0 and 1.5, other 0.5 and 0.7.
 MF = scored("mf", [[0.25, 0.75], [0.45, 0.95]], hparams={"weight_decay": 1e-5, "lr": 0.001})

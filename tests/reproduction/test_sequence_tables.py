@@ -1,5 +1,7 @@
 """The tables of next-item models: what is read of finished runs, what stands beside it, what is missing."""
 
+import sys
+
 import pytest
 from reference.runs import finish
 from reference.tables import ROOT, cells
@@ -8,7 +10,7 @@ from reference.tables import load_config as config_of
 from debias_jax import experiment
 from debias_jax._reproduction import sequence_tables
 from debias_jax.data import synthetic_sequences
-from debias_jax.errors import ConfigError, DataError
+from debias_jax.errors import ConfigError, DataError, MissingExtraError
 
 
 @pytest.fixture
@@ -28,9 +30,12 @@ def dataset_named(name):
 
 
 def section(name, config, tmp_path, dataset="beauty", **more):
-    return sequence_tables.write(
-        name, config, tmp_path, dataset_named(dataset), "COMMAND", ROOT / "docs", **more
-    )
+    """The section, its images in ``tmp_path / "docs" / "figures"``."""
+    docs = tmp_path / "docs"
+    docs.mkdir(parents=True, exist_ok=True)
+    if not (docs / "published").exists():
+        (docs / "published").symlink_to(ROOT / "docs" / "published")
+    return sequence_tables.write(name, config, tmp_path, dataset_named(dataset), "COMMAND", docs, **more)
 
 
 def test_a_row_has_the_paper_the_logs_ours_and_the_epochs(tmp_path, nothing_trains):
@@ -126,6 +131,7 @@ def test_what_does_not_fit_is_said(tmp_path, nothing_trains):
         section("sce_table5", config, tmp_path, dataset="coat")
     with pytest.raises(DataError, match="published figures are not at"):
         sequence_tables.write("sce_table5", config, tmp_path, dataset_named("beauty"), "", tmp_path)
+    assert nothing_trains == []
     config.protocol.metrics = ("ndcg@10",)
     with pytest.raises(ConfigError, match="compares hr@5"):
         section("sce_table5", config, tmp_path)
@@ -249,13 +255,12 @@ def test_validation_over_epochs_is_drawn_with_a_panel_for_each_model(tmp_path, n
     finish(tmp_path, "sasrec_plus_sce", [0.05], seeds=(0,))
     caser = {"model": {"name": "caser", "dim": 64, "options": {"max_len": 5}}}
     finish(tmp_path, "caser_ce", [0.03], seeds=(0,), settings=caser)
-    images = tmp_path / "figures"
-    text = section("sce_table5", config_of("beauty", "sasrec_ce"), tmp_path, figures=images)
+    text = section("sce_table5", config_of("beauty", "sasrec_ce"), tmp_path)
     assert (
         "![Validation ndcg@10 over epochs, mean and sd over seeds, beauty](figures/sce_table5_beauty.png)"
         in text
     )
-    assert (images / "sce_table5_beauty.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "docs" / "figures" / "sce_table5_beauty.png").read_bytes()[:4] == b"\x89PNG"
     ((_, axes),) = drawn_figures
     lines = {axis.get_title(): {line.get_label(): line for line in axis.get_lines()} for axis in axes}
     assert {name: set(curves) for name, curves in lines.items()} == {
@@ -269,7 +274,16 @@ def test_validation_over_epochs_is_drawn_with_a_panel_for_each_model(tmp_path, n
 
 def test_other_tables_and_a_page_without_runs_have_no_figure(tmp_path, nothing_trains, drawn_figures):
     config = config_of("beauty", "sasrec_ce")
-    section("sce_table5", config, tmp_path, figures=tmp_path / "figures")
+    section("sce_table5", config, tmp_path)
     finish(tmp_path, "sasrec_ce", [0.058, 0.060])
-    text = section("sce_table7", config, tmp_path, figures=tmp_path / "figures")
-    assert "![" not in text and drawn_figures == [] and not (tmp_path / "figures").exists()
+    text = section("sce_table7", config, tmp_path)
+    assert "![" not in text and drawn_figures == [] and not (tmp_path / "docs" / "figures").exists()
+
+
+def test_without_matplotlib_a_table_with_a_figure_trains_nothing(tmp_path, nothing_trains, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    config = config_of("beauty", "sasrec_ce")
+    with pytest.raises(MissingExtraError, match="plot"):
+        section("sce_table5", config, tmp_path)
+    assert nothing_trains == []
+    assert "sasrec_ce" in section("sce_table7", config, tmp_path)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pathlib
 import shlex
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from reference.tables import cells, load_config, small_config
+from reference.tables import ROOT, cells, load_config, small_config
 
 from debias_jax import data, experiment, metrics
 from debias_jax._reproduction import tables
@@ -20,8 +19,6 @@ from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError
 from debias_jax.experiment._fit import Judge, make_judge
 from debias_jax.training.evaluation import build_eval_set
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 # The script with no table behind it.
 PRINT_COMMAND = """
