@@ -11,13 +11,14 @@ import debias_jax
 
 ROOT = pathlib.Path(debias_jax.__file__).parent
 FREE = {"types", "errors"}
-SHARED = FREE | {"_checks", "_hash", "_reduce"}
+SHARED = FREE | {"_checks", "_devices", "_hash", "_reduce"}
 BOTTOM = {"losses", "risks", "sampling", "metrics", "hypergrad", "optimizers"}
 # What each part may import besides itself. A part that is not listed stands at the level of ``experiment``.
 ALLOWED = {
     "types": set(),
     "errors": set(),
     "_checks": FREE,
+    "_devices": FREE,
     "_hash": FREE,
     "_reduce": FREE,
     **dict.fromkeys(BOTTOM, SHARED),

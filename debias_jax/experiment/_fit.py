@@ -14,9 +14,10 @@ from debias_jax import data, metrics, training
 from debias_jax.data.types import Dataset
 from debias_jax.errors import ConfigError, DivergedError, nearest
 from debias_jax.experiment._build import build_for, check_labels, model_settings
-from debias_jax.experiment._config import choose
+from debias_jax.experiment._config import choose, only
 from debias_jax.methods.base import Method, TrainData
 from debias_jax.training import checkpoint, early_stop, evaluation, writers
+from debias_jax.training.mesh import check_splits
 
 
 class Judge(NamedTuple):
@@ -195,6 +196,23 @@ def mesh_of(config: ConfigDict) -> Any:
         ConfigError: there are not as many.
     """
     return None if set(config.mesh.values()) == {1} else training.make_mesh(**config.mesh)
+
+
+def check_devices(config: ConfigDict, dataset: Dataset) -> None:
+    """Refuses ``config.mesh`` if it splits nothing of a variant, before the first of them is trained.
+
+    Raises:
+        ConfigError: it does so.
+    """
+    mesh = mesh_of(config)
+    if mesh is None:
+        return
+    for name in config.methods:
+        method = build_for(only(config, name), config.variants[name], dataset)
+        try:
+            check_splits(mesh, method, training.data_for(method, dataset))
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
 
 
 def fit(

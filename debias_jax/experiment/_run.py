@@ -18,7 +18,7 @@ from debias_jax.experiment import _config, _plots, _results, _tune
 from debias_jax.experiment._build import FEATURES, build_for, check_read, model_settings, variant_hparams
 from debias_jax.experiment._config import only
 from debias_jax.experiment._datasets import load_dataset
-from debias_jax.experiment._fit import Judge, fit, history_of, load, make_judge, mesh_of
+from debias_jax.experiment._fit import Judge, check_devices, fit, history_of, load, make_judge, mesh_of
 from debias_jax.experiment._score import score
 from debias_jax.experiment._serve import workdir_configs
 from debias_jax.training import writers
@@ -121,6 +121,7 @@ def _run(
 ) -> tuple[list[_results.Scored], list[dict[str, Any]]]:
     folder, dataset, report = _prepare(config, workdir)
     check(config)
+    check_devices(config, dataset)
     if not quiet:
         print(report, flush=True)
     judges = functools.cache(lambda history: make_judge(config, dataset, "test", history=history))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from debias_jax._checks import check_broadcastable, check_float, check_integer, check_mask
+from debias_jax._devices import split_rows
 from debias_jax._reduce import safe_divide, safe_reduce
 from debias_jax.losses.softmax import take_target
 from debias_jax.types import Array, PyTree, ReduceFn
@@ -120,6 +121,9 @@ def in_chunks(
     It works under ``jit``, ``scan`` and ``vmap`` (which takes as many chunks for all as the longest needs). The mean
     and the sum have derivatives in forward and reverse mode, and forward-over-reverse second ones; reverse over reverse
     is refused by JAX, since the number of chunks is not known before.
+
+    Under a mesh with an axis ``data`` of the type ``Auto`` (``training.fit(mesh=...)``, or ``jax.set_mesh`` around the
+    jitted function) each chunk's rows, and with them its scores, are split over the axis.
 
     Args:
         loss: ``(params, inputs) -> [C]``, the values of C examples, each a function of ``params`` and of its own row of
@@ -244,7 +248,7 @@ def _accumulate(
         total, gradients = carry
         rows = jax.lax.dynamic_slice_in_dim(order, number * chunk, chunk)
         valid = number * chunk + jnp.arange(chunk) < n_valid
-        of_chunk = [*leaves[:n_params], *(leaf[rows] for leaf in leaves[n_params:])]
+        of_chunk = [*leaves[:n_params], *split_rows([leaf[rows] for leaf in leaves[n_params:]])]
         part, parts = jax.value_and_grad(total_of_chunk)([of_chunk[k] for k in moved], of_chunk, valid)
         summed = []
         for k, gradient, own in zip(moved, gradients, parts, strict=True):
@@ -285,7 +289,7 @@ def _values(loss: ChunkLoss, chunk: int, params: PyTree, inputs: PyTree, where: 
         return jax.lax.cond(number * chunk < n_valid, loss, lambda *_: jnp.zeros(chunk, dtype), params, rows)
 
     def of_chunk(number: Array, rows: PyTree) -> tuple[Array, Array]:
-        return number + 1, step(params, number, rows)
+        return number + 1, step(params, number, split_rows(rows))
 
     packed = jax.tree.map(lambda leaf: leaf[order].reshape(-1, chunk, *leaf.shape[1:]), inputs)
     _, values = jax.lax.scan(of_chunk, jnp.asarray(0, order.dtype), packed)

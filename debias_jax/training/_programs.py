@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from debias_jax.errors import ConfigError
 from debias_jax.methods.base import Method, TrainData, TrainState
 from debias_jax.training import early_stop
-from debias_jax.training.mesh import split_batches, split_tables
+from debias_jax.training.mesh import inside, split_batches, split_tables
 from debias_jax.types import Array, Key, PyTree
 
 _INIT, _BATCHES, _STEPS = 0, 1, 2
@@ -63,7 +63,8 @@ def train_epochs(
         state, logs = jax.lax.scan(one_step, state, batches)
         return state, jax.tree.map(lambda log: jnp.mean(log, axis=0), logs)
 
-    return jax.lax.scan(one_epoch, state, first_epoch + jnp.arange(n_epochs, dtype=jnp.int32))
+    with inside(mesh):
+        return jax.lax.scan(one_epoch, state, first_epoch + jnp.arange(n_epochs, dtype=jnp.int32))
 
 
 class Programs:

@@ -42,9 +42,28 @@ def stacked_hparams(method: Method, given: dict[str, Any], n_runs: int) -> dict[
 
 
 def check_settings(
-    epochs, eval_every, eval_at_start, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
+    keys,
+    epochs,
+    eval_every,
+    eval_at_start,
+    evaluate,
+    monitor,
+    mode,
+    patience,
+    restore,
+    strategy,
+    on_nonfinite,
 ) -> str:
     """Refuses settings that do not fit; returns the strategy with ``auto`` resolved."""
+    one = () if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else (2,)
+    if keys.shape[1:] != one or not keys.shape:
+        raise ConfigError(
+            f"keys has shape {keys.shape}; give one key for each run, [runs], or use fit for a single one"
+        )
+    if strategy == "single" and keys.shape[0] != 1:
+        raise ConfigError(
+            f"strategy 'single' is for one run, and there are {keys.shape[0]} keys; there are {', '.join(STRATEGIES)}"
+        )
     for value, allowed, what in (
         (strategy, (*STRATEGIES, "single"), "strategy"),
         (mode, ("max", "min"), "mode"),
@@ -103,15 +122,19 @@ def resolve_strategy(strategy: str) -> str:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def mesh_sizes(mesh: Mesh | None) -> dict[str, int]:
-    """What a checkpoint keeps of the devices that it was trained on."""
-    return {} if mesh is None else dict(mesh.shape)
+Meshes = list[tuple[int, dict[str, int]]]
+"""The devices of a run, as a checkpoint keeps them: from how many epochs on, on a mesh of which sizes."""
 
 
-def check_resumable(
-    done: int, meta: dict[str, Any], *, epochs: int, eval_every: int, strategy: str, mesh: Mesh | None
-) -> None:
-    """Refuses to continue a checkpoint of ``meta`` otherwise than it was begun; warns of other devices."""
+def meshes_of(mesh: Mesh | None, done: int = 0, before: Meshes = ()) -> Meshes:
+    """The devices of a run whose next epochs are trained on ``mesh``, after ``done`` epochs on those ``before``."""
+    sizes = {} if mesh is None or mesh.size == 1 else dict(mesh.shape)
+    before = [(first, dict(mesh)) for first, mesh in before]
+    return before if before and before[-1][1] == sizes else [*before, (done, sizes)]
+
+
+def check_resumable(done: int, meta: dict[str, Any], *, epochs: int, eval_every: int, strategy: str) -> None:
+    """Refuses to continue a checkpoint of ``meta`` otherwise than it was begun."""
     if done > epochs:
         raise ConfigError(
             f"the checkpoint has trained {done} epochs, more than epochs = {epochs}; raise it, or use another workdir"
@@ -128,15 +151,22 @@ def check_resumable(
             f"the checkpoint was trained with strategy {meta['strategy']!r}, and {strategy!r} would not continue it to "
             f"the bit; set strategy={meta['strategy']!r}, or use another workdir"
         )
-    before, now = (_mesh_name(sizes) for sizes in (meta.get("mesh", {}), mesh_sizes(mesh)))
-    if before != now:
+
+
+def warn_of_devices(meshes: Meshes, done: int) -> None:
+    """Warns where the epochs of a resumed run are not all trained on the same devices."""
+    if len(meshes) > 1 and meshes[-1][0] == done:
         # No refusal: who lost the devices could not go on at all.
+        names = [_mesh_name(sizes) for _, sizes in meshes]
+        ends = [first for first, _ in meshes[1:]]
+        trained = [
+            f"epochs {first + 1} to {end} were trained on {name}"
+            for (first, _), end, name in zip(meshes, ends, names, strict=False)
+        ]
         logger.warning(
-            "epochs 1 to %d were trained on %s, the others will be on %s: the same run up to the order of sums, not to "
-            "the bit",
-            done,
-            before,
-            now,
+            "%s, the others will be on %s: the same run up to the order of sums, not to the bit",
+            ", ".join(trained),
+            names[-1],
         )
 
 

@@ -30,11 +30,12 @@ from debias_jax.training._settings import (
     check_plateau,
     check_resumable,
     check_settings,
-    mesh_sizes,
+    meshes_of,
     stacked_hparams,
+    warn_of_devices,
 )
 from debias_jax.training.checkpoint import Checkpointer
-from debias_jax.training.mesh import on_every_device
+from debias_jax.training.mesh import check_mesh, check_splits, on_every_device
 from debias_jax.types import Key, PyTree
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,8 @@ def fit_many(
 
     Raises:
         ConfigError: a setting is unknown or does not fit, a hyperparameter is outside the method's range, a model has
-            tables of another size than the data, or the checkpoint is past ``epochs``.
+            tables of another size than the data, the mesh splits nothing of the method, or the checkpoint is past
+            ``epochs``.
         DivergedError: a loss is not finite and ``on_nonfinite="raise"``, or the monitor never was.
 
     Example:
@@ -204,11 +206,23 @@ def fit_many(
         >>> result.state.params["prediction"]["item"].shape
         (2, 15)
     """
+    check_mesh(mesh)
     strategy = check_settings(
-        epochs, eval_every, eval_at_start, evaluate, monitor, mode, patience, restore, strategy, on_nonfinite
+        keys,
+        epochs,
+        eval_every,
+        eval_at_start,
+        evaluate,
+        monitor,
+        mode,
+        patience,
+        restore,
+        strategy,
+        on_nonfinite,
     )
     n_runs = keys.shape[0]
     stacked = stacked_hparams(method, hparams or {}, n_runs)
+    check_splits(mesh, method, data)
     started = time.perf_counter()
     programs = programs_of(*method[:4], strategy, mesh, evaluate, monitor, mode, patience)
     keys, data, stacked, eval_data = on_every_device(mesh, (keys, data, stacked, eval_data))
@@ -217,14 +231,17 @@ def fit_many(
     states = programs.init(keys, data, stacked)
     stops = _first_stops(states, mode)
     done, history, diverged, seconds_before = 0, [], np.zeros(n_runs, bool), 0.0
+    meshes = meshes_of(mesh)
     if checkpointer is not None:
         restored = checkpointer.restore({"states": states, "stops": stops})
         if restored is not None:
             states, stops, done = restored.tree["states"], restored.tree["stops"], restored.step
             history, diverged = restored.meta["history"], np.asarray(restored.meta["diverged"])
             seconds_before = restored.meta["seconds"]
-            settings = {"epochs": epochs, "eval_every": eval_every, "strategy": strategy, "mesh": mesh}
-            check_resumable(done, restored.meta, **settings)
+            check_resumable(done, restored.meta, epochs=epochs, eval_every=eval_every, strategy=strategy)
+            if done < epochs:
+                meshes = meshes_of(mesh, done, restored.meta.get("meshes", ()))
+                warn_of_devices(meshes, done)
     if on_resume is not None:
         on_resume(done)
     if eval_at_start and not done:
@@ -279,7 +296,7 @@ def fit_many(
                     "diverged": diverged.tolist(),
                     "seconds": seconds_before + time.perf_counter() - started,
                     "strategy": strategy,
-                    "mesh": mesh_sizes(mesh),
+                    "meshes": meshes,
                 }
                 checkpointer.save(done, {"states": states, "stops": stops}, meta)
             if interrupted:
@@ -287,6 +304,9 @@ def fit_many(
                     "stopped after epoch %d, which is saved; the same call resumes from there", done
                 )
                 _obey(received[0])
+    if received:
+        # It came while the last chunk was put away: all is saved, and the program was asked to end.
+        _obey(received[0])
 
     seconds = seconds_before + (time.perf_counter() - started if trained or not done else 0.0)
     if on_nonfinite == "drop" and monitor is not None:
@@ -401,6 +421,10 @@ def fit(
 
     Returns:
         The result; ``history`` holds scalars.
+
+    Raises:
+        ConfigError: as ``fit_many``.
+        DivergedError: as ``fit_many``.
 
     Example:
         >>> import jax

@@ -11,6 +11,7 @@ from reference.tables import load_config
 from debias_jax import data, experiment
 from debias_jax.errors import CheckpointError, ConfigError, DataError
 from debias_jax.experiment import _build, _config, _datasets, _fit
+from debias_jax.training import _files
 
 
 def _rows(folder):
@@ -70,6 +71,13 @@ class TestRun:
         assert config.variants.umf.hparams.lr == 0.5
         config.train.epochs = 3
         assert experiment.only(config, "umf").train.epochs == 3
+
+    def test_the_devices_of_the_config_are_those_of_the_fit(self, tmp_path):
+        config = _tiny("mf")
+        config.mesh.data = 2
+        experiment.run(config, tmp_path, quiet=True)
+        manifest = (tmp_path / "checkpoints" / "step_00000004" / "manifest.json").read_bytes()
+        assert _files.unseal(manifest)["meta"]["meshes"] == [[0, {"data": 2, "table": 1}]]
 
     def test_compiled_programs_keep_no_evaluation_set(self, tmp_path, monkeypatch):
         make, items = _fit.make_judge, []
@@ -228,6 +236,13 @@ class TestRefusals:
         with pytest.raises(ConfigError) as caught:
             experiment.run(config, tmp_path, quiet=True)
         assert words in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_devices_that_a_later_variant_cannot_use_before_the_first_one_trains(self, tmp_path):
+        config = _tiny("mf,mean_logit")
+        config.mesh.data = 2
+        with pytest.raises(ConfigError, match="^mean_logit: mesh.data=2 .*takes all data in one step"):
+            experiment.run(config, tmp_path, quiet=True)
+        assert not list(tmp_path.iterdir())
 
     def test_a_rate_that_no_method_of_the_run_has(self, tmp_path):
         config = _tiny("wmf,mean_logit")

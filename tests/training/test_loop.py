@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import signal
+import threading
 
 import chex
 import jax
@@ -257,6 +259,30 @@ class TestResume:
             assert seen == [expected] and len(rows) == 2 - expected
 
 
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    )
+    def test_one_that_comes_during_the_last_save_is_obeyed_after_it(
+        self, method, train, tmp_path, monkeypatch, number, ending
+    ):
+        assert threading.current_thread() is threading.main_thread(), "signals would end the tests"
+        save = Checkpointer.save
+
+        def interrupted(self, *given):
+            signal.raise_signal(number)
+            save(self, *given)
+
+        monkeypatch.setattr(Checkpointer, "save", interrupted)
+        with pytest.raises(ending), Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+            training.fit_many(method, train, _keys(0), epochs=1, checkpointer=saver)
+        monkeypatch.undo()
+        with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+            _, epochs, unfinished = training.load_many(method, train, 1, checkpointer=saver)
+        # All is saved: the same call reads it back.
+        assert (epochs, unfinished) == (1, True)
+
+
 class TestPrograms:
     def test_a_second_fit_of_the_same_method_compiles_nothing(self, train, caplog):
         method = methods.mf(models.mf(24, 18, dim=3), batch_size=64)
@@ -282,6 +308,14 @@ class TestRefusals:
             training.fit(method, train, training.run_key(0), epochs=1, monitor="value")
         with pytest.raises(ConfigError, match="eval_at_start is set, but there is no evaluate function"):
             training.fit(method, train, training.run_key(0), epochs=1, eval_at_start=True)
+
+    def test_keys_that_are_not_one_a_run(self, method, train):
+        with pytest.raises(ConfigError, match=r"keys has shape \(\); give one key for each run"):
+            training.fit_many(method, train, training.run_key(0), epochs=1)
+        with pytest.raises(ConfigError, match=r"keys has shape \(2,\)"):
+            training.fit_many(method, train, jax.random.PRNGKey(0), epochs=1)
+        with pytest.raises(ConfigError, match="strategy 'single' is for one run, and there are 2 keys"):
+            training.fit_many(method, train, _keys(0, 1), epochs=1, strategy="single")
 
     def test_hyperparameters_of_another_length(self, method, train):
         with pytest.raises(ConfigError, match=r"lr has shape \(3,\).*2 runs"):

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
-from debias_jax import data, methods, metrics, models, training
+from debias_jax import data, losses, methods, metrics, models, training
 from debias_jax.errors import ConfigError
 from debias_jax.training import evaluation
+from debias_jax.training._programs import train_epochs
 from debias_jax.training.checkpoint import Checkpointer
 
 N_USERS, N_ITEMS, DIM = 256, 130, 32
@@ -99,6 +101,15 @@ class TestFit:
         np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(runs[0].history[-1]["loss"], runs[1].history[-1]["loss"], rtol=1e-5)
 
+    def test_batches_and_chunks_that_do_not_divide_have_a_smaller_last_part(self, train):
+        method = methods.bpr(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=100)
+        _assert_same_run(_fit(method, train, None), _fit(method, train, training.make_mesh(data=3)))
+
+    def test_one_run_is_split_too(self, mf, train):
+        mesh = training.make_mesh(data=2, table=2)
+        result = training.fit(mf, train, training.run_key(3), {"lr": 1e-3}, epochs=2, mesh=mesh)
+        assert _held(result.state.params["prediction"]["user"]) == 0.5
+
     def test_runs_side_by_side_are_split_alike(self, mf, train):
         mesh = training.make_mesh(data=4)
         _assert_same_run(_fit(mf, train, None, strategy="vmap"), _fit(mf, train, mesh, strategy="vmap"))
@@ -145,6 +156,61 @@ class TestFit:
         assert sum("by_map" in message for message in compiled) == 2, compiled
 
 
+def _work(function, *arguments, mesh):
+    """Floating-point operations of one device."""
+    with jax.set_mesh(mesh):
+        return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+class TestWork:
+    """What each device computes, as the compiler counts it: the body of a loop once."""
+
+    @pytest.mark.parametrize("data", [3, 4])
+    @pytest.mark.parametrize("reduce_fn", [jnp.mean, None])
+    def test_a_chunk_of_the_softmax_is_split(self, data, reduce_fn):
+        arrays = (jnp.ones((250, 16)), jnp.ones((2000, 16)), jnp.arange(250), jnp.arange(250) % 3 > 0)
+
+        def loss(hidden, table, target, where):
+            found = losses.chunked_cross_entropy(
+                hidden, table, target, where=where, chunk=64, reduce_fn=reduce_fn
+            )
+            return jnp.sum(found)
+
+        whole, part = (
+            _work(
+                jax.grad(loss, (0, 1)), *jax.device_put(arrays, jax.NamedSharding(mesh, jax.P())), mesh=mesh
+            )
+            for mesh in (training.make_mesh(), training.make_mesh(data=data))
+        )
+        assert 1 / data <= part / whole < 1.3 / data
+
+    @pytest.mark.parametrize(
+        ("name", "largest"), [("mf", 0.7), ("cross_entropy", 0.35), ("scaled_cross_entropy", 0.35)]
+    )
+    def test_an_epoch_is_split(self, name, largest, train):
+        # Of ``mf`` each device draws all negatives, and moves its whole tables.
+        if name == "mf":
+            method = methods.mf(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=4096)
+        else:
+            log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=128, n_items=400))
+            model = models.sasrec(400, dim=DIM, max_len=8, n_blocks=1)
+            method = methods.next_item(model, loss=name, lengths=(4, 8), batch_size=126)
+            train = training.data_for(method, log)
+        key = training.run_key(3)
+        hparams = {name: jnp.float32(value) for name, value in method.hparams.items()}
+        counted = []
+        for mesh in (training.make_mesh(), training.make_mesh(data=4)):
+            arrays = jax.device_put(
+                (jax.jit(method.init)(key, train, hparams), train, key), jax.NamedSharding(mesh, jax.P())
+            )
+
+            def epoch(state, train, key, mesh=mesh):
+                return train_epochs(method, state, train, key, jnp.int32(0), n_epochs=1, mesh=mesh)
+
+            counted.append(jax.jit(epoch).lower(*arrays).compile().cost_analysis()["flops"])
+        assert counted[1] / counted[0] < largest, counted
+
+
 class TestResume:
     def test_a_split_run_goes_on_to_the_bit(self, mf, train, tmp_path):
         mesh = training.make_mesh(data=2, table=2)
@@ -166,6 +232,17 @@ class TestResume:
             in caplog.text
         )
         _assert_same_run(_fit(mf, train, None, epochs=4), parts)
+        caplog.clear()
+        with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+            _fit(mf, train, training.make_mesh(), epochs=6, checkpointer=saver)
+        # A mesh of one device is one device.
+        assert "trained on" not in caplog.text
+        with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+            _fit(mf, train, training.make_mesh(data=4), epochs=8, checkpointer=saver)
+        assert (
+            "epochs 1 to 2 were trained on a mesh of data=2, table=1, epochs 3 to 6 were trained on one device, the "
+            "others will be on a mesh of data=4, table=1" in caplog.text
+        )
 
 
 class TestRefusals:
@@ -180,11 +257,10 @@ class TestRefusals:
         with pytest.raises((TypeError, ValueError), match="data|table"):
             training.make_mesh(**sizes)
 
-    def test_batches_that_do_not_divide(self, mf, train):
-        with pytest.raises(
-            ConfigError, match="mesh.data=3 .* does not divide batches of 256; .*train.batch_size"
-        ):
-            _fit(mf, train, training.make_mesh(data=3))
+    def test_fewer_rows_than_parts(self, train):
+        method = methods.bpr(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=3)
+        with pytest.raises(ConfigError, match="mesh.data=4 .* a batch has 3 rows; .*train.batch_size"):
+            _fit(method, train, training.make_mesh(data=4))
 
     def test_a_method_without_batches_to_split(self, train):
         method = methods.mean_logit()
@@ -193,5 +269,27 @@ class TestRefusals:
 
     def test_tables_that_do_not_divide(self, train):
         method = methods.mf(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=BATCH)
-        with pytest.raises(ConfigError, match=r"mesh.table=3 has nothing to split.*\(256, 32\).*model.dim"):
+        with pytest.raises(
+            ConfigError, match=r"mesh.table=3 .*: 3 divides no axis .*\(256, 32\); .*model.dim"
+        ):
             _fit(method, train, training.make_mesh(table=3))
+
+    def test_tables_that_are_small(self, train):
+        method = methods.mf(models.mf(N_USERS, N_ITEMS, dim=4), batch_size=BATCH)
+        with pytest.raises(ConfigError, match="mesh.table=2 .*no array of this method has 4096 values"):
+            _fit(method, train, training.make_mesh(table=2))
+
+    @pytest.mark.parametrize(
+        ("mesh", "message"),
+        [
+            (4, "mesh is 4; give one of training.make_mesh"),
+            (
+                jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,)),
+                r"the axes batch \(Auto\); fit wants",
+            ),
+            (jax.make_mesh((2, 2), ("data", "table")), r"data \(Explicit\), table \(Explicit\); fit wants"),
+        ],
+    )
+    def test_a_mesh_that_is_not_ours(self, mf, train, mesh, message):
+        with pytest.raises(ConfigError, match=message):
+            _fit(mf, train, mesh)
