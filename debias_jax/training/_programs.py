@@ -81,7 +81,8 @@ class Programs:
         if evaluate is not None:
 
             def judge(state, stop, eval_data, epoch):
-                scores = evaluate(state, eval_data)
+                with inside(mesh):
+                    scores = evaluate(state, eval_data)
                 if monitor is not None:
                     if monitor not in scores:
                         raise ConfigError(f"monitor {monitor!r} is not evaluated; there are {sorted(scores)}")

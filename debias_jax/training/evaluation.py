@@ -8,6 +8,7 @@ import numpy as np
 
 from debias_jax import metrics
 from debias_jax._checks import check_sizes
+from debias_jax._devices import split_rows
 from debias_jax.data import sequences
 from debias_jax.data.types import Interactions
 from debias_jax.errors import ConfigError, DataError, DivergedError
@@ -181,7 +182,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores an evaluation set and computes the protocol's metrics, in chunks of users to bound memory.
 
-    Pure: ``jax.jit(functools.partial(evaluate, protocol, predict))``, mapped over ``state`` for many runs.
+    Pure: ``jax.jit(functools.partial(evaluate, protocol, predict))``, mapped over ``state`` for many runs. Users are
+    split over devices as the rows of ``losses.in_chunks`` are.
 
     Args:
         protocol: the one that ``eval_set`` was built with.
@@ -215,7 +217,7 @@ def evaluate(
     n_chunks = -(-n_users // chunk)
 
     def one_chunk(rows):
-        users, items, labels, where, seen, histories = rows
+        users, items, labels, where, seen, histories = split_rows(rows)
         if catalogue:
             items, labels, where = _catalogue(items, labels, where, seen, n_items)
         asked = (users, histories) if histories.shape[1] else (users[:, None], items)

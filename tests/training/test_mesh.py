@@ -210,6 +210,21 @@ class TestWork:
             counted.append(jax.jit(epoch).lower(*arrays).compile().cost_analysis()["flops"])
         assert counted[1] / counted[0] < largest, counted
 
+    def test_users_are_split_in_an_evaluation(self, mf, log, train):
+        protocol = metrics.PROTOCOLS["snips"]
+        eval_set = evaluation.build_eval_set(protocol, log.validation, log.train)
+        hparams = {name: jnp.float32(value) for name, value in mf.hparams.items()}
+        state = jax.jit(mf.init)(training.run_key(3), train, hparams)
+
+        def values(state, eval_set):
+            return evaluation.evaluate(protocol, mf.predict, state, eval_set)
+
+        whole, part = (
+            _work(values, *jax.device_put((state, eval_set), jax.NamedSharding(mesh, jax.P())), mesh=mesh)
+            for mesh in (training.make_mesh(), training.make_mesh(data=4))
+        )
+        assert part / whole < 0.35
+
 
 class TestResume:
     def test_a_split_run_goes_on_to_the_bit(self, mf, train, tmp_path):
