@@ -4,6 +4,7 @@
     python benchmarks/sequential_epoch.py
     python benchmarks/sequential_epoch.py --memory
     python benchmarks/sequential_epoch.py --losses --users 1024
+    python benchmarks/sequential_epoch.py --losses --dataset ml_1m --users 512
 
 Beauty, windows of 50 items, batches of 512 users, dim 64, dropout 0.6, K = 500 negatives for each position. The PyTorch
 side is written for this comparison. ``padded`` scores all slots, those of pads too, and picks the others out, as the
@@ -17,8 +18,8 @@ the histories are drawn at random.
 process held above what it had with its imports, compilation included, and the most that the second time took beside
 what was held when it began: what training takes, however long it lasts. Linux only.
 
-``--losses`` needs no PyTorch: a step of SASRec with every loss of ``configs/beauty.py``, beside cross-entropy's in the
-same round.
+``--losses`` needs no PyTorch: SASRec with every loss and the settings of ``configs/beauty.py`` (or ``ml_1m.py``), an
+epoch of the chosen users beside cross-entropy's in the same round. "s an epoch" is that of all users, by the steps.
 """
 
 import argparse
@@ -38,16 +39,19 @@ from debias_jax.data.types import Dataset
 LENGTH, BATCH_SIZE, DIM, DROPOUT, NEGATIVES, ALPHA = 50, 512, 64, 0.6, 500, 100.0
 HPARAMS = {"lr": 5e-4, "weight_decay": 1e-8}
 CASES = ("ce", "sce", "sce_shared")
-CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "beauty.py"
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+DATASETS = {"beauty": ("beauty", 22_363, 12_101), "ml_1m": ("ml-1m", 6_040, 3_416)}
+"""Config -> folder of the data, users, items."""
 
 
-def load(n_users: int) -> Dataset:
+def load(n_users: int, dataset: str = "beauty") -> Dataset:
     """The training histories of some users."""
-    folder = os.environ.get("DEBIAS_DATA_DIR")
-    if folder:
-        log = data.sequences.leave_one_out(data.sequences.load(pathlib.Path(folder) / "beauty"))
+    root = os.environ.get("DEBIAS_DATA_DIR")
+    folder, all_users, n_items = DATASETS[dataset]
+    if root:
+        log = data.sequences.leave_one_out(data.sequences.load(pathlib.Path(root) / folder))
     else:
-        log = data.synthetic_sequences.generate(seed=0, n_users=22_363, n_items=12_101)
+        log = data.synthetic_sequences.generate(seed=0, n_users=all_users, n_items=n_items)
     chosen = np.random.default_rng(0).permutation(log.n_users)[:n_users]
     return log.replace(train=log.train.take(np.isin(log.train.users, chosen)))
 
@@ -168,22 +172,26 @@ def speed(cases: list[str], n_users: int, rounds: int) -> None:
             )
 
 
-def losses(n_users: int, rounds: int) -> None:
-    """Prints what a step costs with each loss of the config."""
-    log = load(n_users)
-    config = load_config(CONFIG, "all")
-    programs = {}
+def losses(dataset: str, n_users: int, rounds: int) -> None:
+    """Prints what an epoch costs with each loss of a config."""
+    log = load(n_users, dataset)
+    config = load_config(CONFIGS / f"{dataset}.py", "all")
+    programs, batch_sizes = {}, {}
     for name in config.methods:
         if not name.startswith("sasrec_") or name.startswith("sasrec_plus"):
             continue
-        entry = config.variants[name]
-        method = experiment.build_method(config, entry, n_users=log.n_users, n_items=log.n_items)
-        programs[name] = one_epoch(method, log, experiment.variant_hparams(config, entry, method))
+        own = experiment.only(config, name)
+        entry = own.variants[name]
+        method = experiment.build_method(own, entry, n_users=log.n_users, n_items=log.n_items)
+        programs[name] = one_epoch(method, log, experiment.variant_hparams(own, entry, method))
+        batch_sizes[name] = own.train.batch_size
     seconds = measure(programs, rounds)
-    taken = -(-n_users // BATCH_SIZE)
-    print("| variant | ms a step | of cross-entropy's |\n|---|---|---|")
+    print("| variant | users a step | ms a step | s an epoch | of cross-entropy's |\n|---|---|---|---|---|")
     for name, (milliseconds, faster) in speedups(seconds).items():
-        print(f"| {name} | {milliseconds / taken:.0f} | {1 / faster:.2f} |", flush=True)
+        size = batch_sizes[name]
+        step = milliseconds / -(-n_users // size)
+        epoch = step * -(-log.n_users // size) / 1e3
+        print(f"| {name} | {size} | {step:.0f} | {epoch:.1f} | {1 / faster:.2f} |", flush=True)
 
 
 def resident(kind: str) -> float:
@@ -238,11 +246,12 @@ def main() -> None:
     parser.add_argument("--cases", choices=CASES, nargs="*", default=list(CASES))
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--losses", action="store_true")
+    parser.add_argument("--dataset", choices=DATASETS, default="beauty", help="of --losses")
     options = parser.parse_args()
     if options.memory:
         memory(options.cases)
     elif options.losses:
-        losses(options.users, options.rounds)
+        losses(options.dataset, options.users, options.rounds)
     else:
         speed(options.cases, options.users, options.rounds)
 
