@@ -7,6 +7,7 @@ from debias_jax._checks import check_sizes
 from debias_jax.models._sequence import (
     HIDDEN,
     LayerNorm,
+    Linear,
     SelfAttention,
     check_heads,
     check_rate,
@@ -127,8 +128,8 @@ class _Block(nnx.Module):
         self.attention = SelfAttention(dim, n_heads, dropout, out_start=_start, rngs=rngs)
         self.attention.in_projection.kernel = nnx.Param(in_projection)
         self.attention_norm = LayerNorm(dim, EPSILON)
-        self.hidden = nnx.Linear(dim, hidden, kernel_init=_start, rngs=rngs)
-        self.output = nnx.Linear(hidden, dim, kernel_init=_start, rngs=rngs)
+        self.hidden = Linear(dim, hidden, kernel_init=_start, rngs=rngs)
+        self.output = Linear(hidden, dim, kernel_init=_start, rngs=rngs)
         self.forward_norm = LayerNorm(dim, EPSILON)
 
     def __call__(self, x, bias, rngs):

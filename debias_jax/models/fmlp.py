@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from debias_jax._checks import check_sizes
-from debias_jax.models._sequence import LayerNorm, check_rate, dropout, embed, gelu, sequence_model
+from debias_jax.models._sequence import LayerNorm, Linear, check_rate, dropout, embed, gelu, sequence_model
 from debias_jax.models.base import Model, param
 
 EPSILON = 1e-12
@@ -119,8 +119,8 @@ class _Block(nnx.Module):
         self.dropout = dropout
         self.filter = nnx.Param(weights)
         self.filter_norm = LayerNorm(dim, EPSILON)
-        self.hidden = nnx.Linear(dim, hidden, kernel_init=_start, rngs=rngs)
-        self.output = nnx.Linear(hidden, dim, kernel_init=_start, rngs=rngs)
+        self.hidden = Linear(dim, hidden, kernel_init=_start, rngs=rngs)
+        self.output = Linear(hidden, dim, kernel_init=_start, rngs=rngs)
         self.forward_norm = LayerNorm(dim, EPSILON)
 
     def __call__(self, x, n_slots, rngs):

@@ -6,9 +6,11 @@ from flax import nnx
 
 from debias_jax._checks import check_sizes
 from debias_jax.models._sequence import (
+    Linear,
     check_rate,
     dropout,
     embed,
+    product,
     sequence_model,
     uniform_start,
     xavier_normal,
@@ -88,7 +90,7 @@ class _GRU4Rec(nnx.Module):
         widths = [dim] + [hidden] * (n_layers - 1)
         self.layers = nnx.List([_Recurrent(width, hidden, rngs=rngs) for width in widths])
         start = uniform_start(hidden)
-        self.output = nnx.Linear(hidden, dim, kernel_init=start, bias_init=start, rngs=rngs)
+        self.output = Linear(hidden, dim, kernel_init=start, bias_init=start, rngs=rngs)
 
     def encode(self, history, users=None, rngs=None):
         del users
@@ -124,4 +126,4 @@ class _Recurrent(nnx.Module):
 
         start = jnp.zeros((x.shape[1], hidden), x.dtype)
         # What the inputs give does not wait for the state: one product for all slots.
-        return jax.lax.scan(slot, start, x @ self.input[...])[1]
+        return jax.lax.scan(slot, start, product(x, self.input[...]))[1]

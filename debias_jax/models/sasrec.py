@@ -9,6 +9,7 @@ from debias_jax._checks import check_choice, check_sizes
 from debias_jax.models._sequence import (
     HIDDEN,
     LayerNorm,
+    Linear,
     SelfAttention,
     check_heads,
     check_rate,
@@ -164,8 +165,8 @@ class _Block(nnx.Module):
         self.attention = SelfAttention(dim, n_heads, dropout, rngs=rngs)
         self.forward_norm = LayerNorm(dim, EPSILON)
         start = uniform_start(dim)
-        self.hidden = nnx.Linear(dim, dim, kernel_init=start, bias_init=start, rngs=rngs)
-        self.output = nnx.Linear(dim, dim, kernel_init=start, bias_init=start, rngs=rngs)
+        self.hidden = Linear(dim, dim, kernel_init=start, bias_init=start, rngs=rngs)
+        self.output = Linear(dim, dim, kernel_init=start, bias_init=start, rngs=rngs)
 
     def __call__(self, x, bias, n_missing, rngs):
         normal = self.attention_norm(x)
