@@ -22,6 +22,10 @@ _FLAGS = {
     "observed": "it says whether the label of the row is known",
 }
 _EXAMPLES = 5
+_DATE = (
+    r"^(?<day>\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](?<minute>\d\d:\d\d)(?:(?<second>:\d\d)(?:\.\d+)?)?(?<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?$"
+)
 
 
 def read(
@@ -66,7 +70,9 @@ def read(
         rating: column of ratings; with ``label`` it is only kept.
         observed: column that says 1 (or true) where the label of the row is known and 0 (false) where it is not; the
             label and the rating of an unobserved row may be empty, but not positive.
-        timestamp: column of whole seconds since 1970 (in parquet also dates).
+        timestamp: column of whole seconds since 1970, or of dates: ISO 8601 in a text file
+            ("2024-01-31", "2024-01-31 18:30", "2024-01-31T18:30:05.25+01:00"), dates or datetimes in parquet. Without
+            a zone they are UTC; what is below a second is dropped.
         propensity: column of probabilities that the pair was observed, in (0, 1].
         split: column that says ``train``, ``validation`` or ``test``; without it all rows are ``train``.
         threshold: see above.
@@ -295,12 +301,19 @@ def _type_columns(
             checks = [(~raw.is_in(SPLITS), f"holds {{}}, which is not one of {', '.join(SPLITS)}")]
         else:
             number = _number(pl, role, dtype)
+            finite, mixed = "a finite number", pl.lit(False)
+            if role == "timestamp":
+                finite = "a number of seconds since 1970 or a date such as 2024-01-31T18:30:00Z (ISO 8601)"
+                if dtype == pl.String:
+                    dates = _seconds_of_date(pl, pl.when(number.is_null()).then(raw))
+                    mixed = number.is_not_null() & dates.is_not_null().any()
+                    number = pl.coalesce(number, dates)
             typed.append(number.alias(role))
             single = number.cast(pl.Float32, strict=False)
-            finite = "a finite number"
-            if role == "timestamp":
-                finite = "a number of seconds since 1970; csv has no dates, parquet columns may be dates"
-            checks = [(number.is_null() | ~single.is_finite(), f"holds {{}}, which is not {finite}")]
+            checks = [
+                (number.is_null() | ~single.is_finite(), f"holds {{}}, which is not {finite}"),
+                (mixed, "holds {}, and dates in other rows"),
+            ]
             if "observed" in roles and role == ("label" if "label" in roles else "rating"):
                 positive = number == 1 if threshold is None else number >= threshold
                 checks.append((unobserved & positive, f"holds {{}} where {roles['observed']!r} is 0"))
@@ -329,6 +342,23 @@ def _number(pl: Any, role: str, dtype: Any) -> Any:
     elif role == "timestamp" and dtype in (pl.Date, pl.Datetime):
         column = column.dt.epoch("s")
     return column.cast(pl.Float64, strict=False)
+
+
+def _seconds_of_date(pl: Any, text: Any) -> Any:
+    """An expression for the float64 seconds since 1970 of times as ISO 8601 writes them; null for other strings."""
+    parts = text.str.strip_chars().str.extract_groups(_DATE)
+    moment = pl.concat_str(
+        parts.struct["day"],
+        pl.lit("T"),
+        parts.struct["minute"].fill_null("00:00"),
+        parts.struct["second"].fill_null(":00"),
+        parts.struct["zone"].replace({"Z": "+00:00", "z": "+00:00"}).fill_null("+00:00"),
+    )
+    return (
+        moment.str.to_datetime("%Y-%m-%dT%H:%M:%S%#z", time_unit="us", strict=False)
+        .dt.epoch("s")
+        .cast(pl.Float64)
+    )
 
 
 def _first_repetition(pairs: np.ndarray) -> tuple[int, int] | None:

@@ -46,6 +46,7 @@ class Report:
         duplicates_dropped: rows that a duplicates policy left out.
         bad_rows_skipped: rows that ``on_bad_rows="skip"`` left out.
         bad_row_examples: place and reason of the first of them.
+        times: the first and the last timestamp, in seconds since 1970; None where there are none.
         notes: the dataset's notes.
     """
 
@@ -60,6 +61,7 @@ class Report:
     duplicates_dropped: int = 0
     bad_rows_skipped: int = 0
     bad_row_examples: tuple[str, ...] = ()
+    times: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> PartSummary:
@@ -96,6 +98,9 @@ class Report:
         if self.bad_rows_skipped:
             lines.append(f"  bad rows skipped: {self.bad_rows_skipped:,}, e.g.")
             lines += [f"    {example}" for example in self.bad_row_examples]
+        if self.times:
+            first, last = (str(np.datetime64(time, "s")).replace("T", " ") for time in self.times)
+            lines.append(f"  times from {first} to {last} (UTC)")
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -159,6 +164,7 @@ def summarise(
     if dataset.probably_exposed is not None:
         parts["probably exposed"] = dataset.probably_exposed
     repeats = {name: rows.n_repeats for name, rows in parts.items()}
+    times = [rows.timestamps for rows in parts.values() if rows.timestamps is not None and len(rows)]
     return Report(
         name=dataset.name,
         users=dataset.n_users,
@@ -171,5 +177,6 @@ def summarise(
         duplicates_dropped=duplicates_dropped,
         bad_rows_skipped=bad_rows_skipped,
         bad_row_examples=bad_row_examples,
+        times=(int(min(map(np.min, times))), int(max(map(np.max, times)))) if times else None,
         notes=dataset.notes,
     )

@@ -252,15 +252,65 @@ def test_a_missing_column_names_the_argument_of_its_role(file, role, hint):
         read(file("user,item\na,b\n"), **{role: "when"})
 
 
-def test_dates_in_a_csv(file):
-    dates = "user,item,timestamp\n" + "a,x,2023-01-01 10:00:00\n" * 3
-    said = r"csv:2: column 'timestamp' holds '2023-01-01 10:00:00', which is not a number of seconds"
-    with pytest.raises(DataError, match=said) as error:
-        read(file(dates), timestamp="timestamp")
-    # That would leave nothing.
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("2023-01-01", "2023-01-01T00:00:00"),
+        ("2023-01-01 10:00", "2023-01-01T10:00:00"),
+        (" 2023-01-01 10:00:05 ", "2023-01-01T10:00:05"),
+        ("2023-01-01T10:00:05Z", "2023-01-01T10:00:05"),
+        ("2023-01-01t10:00:05.999z", "2023-01-01T10:00:05"),
+        ("2023-01-01T10:00+02:00", "2023-01-01T08:00:00"),
+        ("2023-01-01 10:00:05.123456789-0530", "2023-01-01T15:30:05"),
+        ("2023-01-01T00:30:00+01", "2022-12-31T23:30:00"),
+        ("1969-12-31T23:59:58.5", "1969-12-31T23:59:58"),
+    ],
+)
+def test_dates_in_a_csv(file, written, meant):
+    data, report = read(file(f"user,item,t\na,x,{written}\na,y,1970-01-02\n"), timestamp="t")
+    seconds = int(np.datetime64(meant).astype(np.int64))
+    assert data.train.timestamps.tolist() == [seconds, 86_400]
+    assert report.times == (min(seconds, 86_400), max(seconds, 86_400))
+    assert f"times from {min(meant, '1970-01-02T00:00:00').replace('T', ' ')} to " in str(report)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "2023-02-30",
+        "2023-01-01 25:00",
+        "01/02/2023",
+        "2023-1-1",
+        "2023-01-01T10",
+        "12023-01-01",
+        "2023-01-01 10:00:00 UTC",
+        "noon",
+        "nan",
+    ],
+)
+def test_what_is_no_date(file, wrong):
+    with pytest.raises(
+        DataError, match=r"csv:3: column 't' holds '.*', which is not a number of seconds"
+    ) as error:
+        read(file(f"user,item,t\na,x,2023-01-01\na,y,{wrong}\n"), timestamp="t")
+    assert f"'{wrong}'" in str(error.value) and "ISO 8601" in str(error.value)
+
+
+def test_a_column_of_dates_and_numbers(file):
+    path = file("user,item,t\na,x,20230101\na,y,2023-01-01\n")
+    with pytest.raises(
+        DataError, match=r"csv:2: column 't' holds '20230101', and dates in other rows; on_bad_rows"
+    ):
+        read(path, timestamp="t")
+    assert len(read(path, timestamp="t", on_bad_rows="skip")[0].train) == 1
+
+
+def test_bad_rows_alone_leave_nothing(file):
+    with pytest.raises(DataError, match="csv:2: column 't' holds 'x'") as error:
+        read(file("user,item,t\n" + "a,x,x\n" * 3), timestamp="t")
     assert "(2 more bad rows)" in str(error.value) and "skip" not in str(error.value)
     with pytest.raises(DataError, match="on_bad_rows='skip' leaves such rows out"):
-        read(file(dates + "a,y,1672567200\n"), timestamp="timestamp")
+        read(file("user,item,t\na,x,x\na,y,1672567200\n"), timestamp="t")
 
 
 def test_missing_file(tmp_path):
