@@ -5,15 +5,22 @@ from jax.sharding import PartitionSpec
 
 from debias_jax.types import PyTree
 
-DATA = "data"
-"""The axis of a mesh over which the rows of a batch are split."""
+DATA, TABLE = "data", "table"
+"""The axes of a mesh of ``training.make_mesh``: the rows of a batch are split over one, tables over the other."""
 
 
 def split_rows(tree: PyTree) -> PyTree:
-    """Arrays ``[n, ...]`` with their rows over ``DATA`` of the mesh of the context; as they are where there is none.
+    """Arrays ``[n, ...]`` with their rows over ``DATA`` of the mesh in the context; as they are without such a mesh.
 
-    An axis that is explicit or manual is the caller's own business, and left alone.
+    Meshes of other axes are the caller's own business, as is an axis that is explicit or manual.
     """
-    if DATA not in jax.sharding.get_abstract_mesh().auto_axes:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != (DATA, TABLE) or DATA not in mesh.auto_axes:
         return tree
+    return _split(tree)
+
+
+@jax.jit
+def _split(tree: PyTree) -> PyTree:
+    # Outside jit only rows that the axis divides could be constrained.
     return jax.lax.with_sharding_constraint(tree, PartitionSpec(DATA))

@@ -14,7 +14,7 @@ from debias_jax import experiment
 from debias_jax._reproduction import markdown
 from debias_jax.data.types import Dataset
 from debias_jax.experiment._config import only
-from debias_jax.experiment._fit import Judge
+from debias_jax.experiment._fit import Judge, check_devices, mesh_of
 from debias_jax.experiment._results import Scored
 from debias_jax.training import evaluation
 
@@ -29,6 +29,8 @@ def changed(config: ConfigDict, change: Mapping[str, Any]) -> ConfigDict:
 
 def run_rows(config: ConfigDict, workdir: pathlib.Path) -> list[Scored]:
     """Runs every variant in a folder of its own, or reads it back where it is finished."""
+    if mesh_of(config) is not None:
+        check_devices(config, experiment.load_dataset(config)[0])
     scored = []
     for name in config.methods:
         scored += experiment.run_scored(only(config, name), workdir / name, quiet=True)

@@ -161,7 +161,8 @@ def _run_variant(
     runs = _runs(config, entry, dataset)
     method, fitted = fit(config, entry, dataset, folder, label=name, runs=runs, on_accept=on_accept)
     started = time.perf_counter()
-    scored = score(config, name, entry, method, fitted.state, dataset, judges(history_of(method)))
+    judge = judges(history_of(method))
+    scored = score(config, name, entry, method, fitted.state, dataset, judge, mesh_of(config))
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     scored = scored._replace(seconds=seconds, history=fitted.history)
     np.savez(folder / "per_user.npz", **_results.per_user_arrays(scored))
@@ -243,6 +244,7 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, grid: Mapping[str, Seq
     folder, dataset, _ = _prepare(config, workdir)
     if dataset.validation is None:
         raise ConfigError("a sweep chooses on the validation part, and this dataset has none; set data.split")
+    check_devices(config, dataset)
     results, text = [], []
     for name in config.methods:
         entry = config.variants[name]

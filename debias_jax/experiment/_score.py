@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from debias_jax import metrics, risks, training
@@ -16,6 +16,7 @@ from debias_jax.experiment._build import model_settings, variant_hparams
 from debias_jax.experiment._fit import Judge
 from debias_jax.methods.base import Method, TrainState
 from debias_jax.training import evaluation
+from debias_jax.training.mesh import inside, on_every_device
 
 
 def score(
@@ -26,8 +27,9 @@ def score(
     states: TrainState,
     dataset: Dataset,
     judge: Judge | None,
+    mesh: Mesh | None = None,
 ) -> _results.Scored:
-    """Test metrics of each run of a stacked state.
+    """Test metrics of each run of a stacked state, on the devices of ``mesh`` if they lie there.
 
     Raises:
         DivergedError: a score is not finite.
@@ -35,26 +37,35 @@ def score(
     n_runs = states.step.shape[0]
     evaluations, pcc, estimate = [], [], None
     if judge is not None:
-        one = jax.jit(
-            lambda state, eval_set: evaluation.evaluate(judge.protocol, method.predict, state, eval_set)
-        )
+
+        def evaluate(state, eval_set):
+            with inside(mesh):
+                return evaluation.evaluate(judge.protocol, method.predict, state, eval_set)
+
+        one, eval_set = jax.jit(evaluate), on_every_device(mesh, judge.eval_set)
         for number in range(n_runs):
             state = jax.tree.map(lambda x, number=number: x[number], states)
-            scores = jax.device_get(one(state, judge.eval_set))
+            scores = jax.device_get(one(state, eval_set))
             try:
                 evaluation.check_finite(scores)
             except DivergedError as error:
                 raise DivergedError(f"{name}, run {number}, test part: {error}") from error
             evaluations.append(scores)
     if dataset.truth is not None and method.exposure is not None:
-        train = training.train_data(dataset)
+        train = on_every_device(mesh, training.train_data(dataset))
         truth = jnp.asarray(dataset.truth.exposure)
-        of_all = jax.jit(lambda state, train: evaluation.exposure_matrix(method.exposure, state, train))
+
+        def exposure_of_all(state, train):
+            with inside(mesh):
+                return evaluation.exposure_matrix(method.exposure, state, train)
+
+        of_all = jax.jit(exposure_of_all)
         for number in range(n_runs):
             state = jax.tree.map(lambda x, number=number: x[number], states)
             exposure = of_all(state, train)
+            exposure = jax.device_get(exposure)
             pcc.append(float(metrics.pearson(exposure, truth)))
-            estimate = np.asarray(exposure) if estimate is None else estimate
+            estimate = exposure if estimate is None else estimate
     return _results.Scored(
         name=name,
         dataset=dataset.name,

@@ -30,7 +30,7 @@ from debias_jax.data.types import Dataset
 from debias_jax.errors import CheckpointError, ConfigError, nearest, require_extra
 from debias_jax.experiment import _config, _plots, _results
 from debias_jax.experiment._build import build_for, default_hparams, variant_hparams
-from debias_jax.experiment._fit import Task, fingerprint, fit, make_task
+from debias_jax.experiment._fit import Task, check_devices, fingerprint, fit, make_task
 from debias_jax.experiment._search_space import distributions, first_settings, search_space
 from debias_jax.methods.base import Method
 from debias_jax.training import _files, writers
@@ -78,6 +78,7 @@ def tune(
             raise ConfigError(f"tune.{name} is {config.tune[name]}; it must be at least {least}")
     own_configs = {name: _config.only(config, name) for name in config.methods}
     plans = [_plan(own_configs[name], name, dataset) for name in config.methods]
+    check_devices(config, dataset)
     results, rows = [], {}
     with _locked(folder), _quiet(optuna):
         for plan in plans:

@@ -122,8 +122,8 @@ def in_chunks(
     and the sum have derivatives in forward and reverse mode, and forward-over-reverse second ones; reverse over reverse
     is refused by JAX, since the number of chunks is not known before.
 
-    Under a mesh with an axis ``data`` of the type ``Auto`` (``training.fit(mesh=...)``, or ``jax.set_mesh`` around the
-    jitted function) each chunk's rows, and with them its scores, are split over the axis.
+    Under a mesh of ``training.make_mesh`` (``training.fit(mesh=...)``, or ``jax.set_mesh`` around the jitted function)
+    each chunk's rows, and with them its scores, are split over its axis ``data``. Meshes of other axes are left alone.
 
     Args:
         loss: ``(params, inputs) -> [C]``, the values of C examples, each a function of ``params`` and of its own row of

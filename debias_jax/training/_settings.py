@@ -55,8 +55,11 @@ def check_settings(
     on_nonfinite,
 ) -> str:
     """Refuses settings that do not fit; returns the strategy with ``auto`` resolved."""
-    one = () if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else (2,)
-    if keys.shape[1:] != one or not keys.shape:
+    if not isinstance(keys, jax.Array | np.ndarray):
+        raise ConfigError(
+            f"keys is a {type(keys).__name__}; give an array with a key for each run, jnp.stack(keys)"
+        )
+    if not keys.shape or keys.shape[1:] != _shape_of_key(keys):
         raise ConfigError(
             f"keys has shape {keys.shape}; give one key for each run, [runs], or use fit for a single one"
         )
@@ -82,6 +85,23 @@ def check_settings(
     if patience is not None and monitor is None:
         raise ConfigError(f"patience is {patience}, but no monitor says what should improve")
     return resolve_strategy(strategy)
+
+
+def check_key(key) -> None:
+    """Refuses what is not one key."""
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise ConfigError(
+            f"key is a {type(key).__name__}; give one key, as jax.random.key or training.run_key makes it"
+        )
+    if key.shape != _shape_of_key(key):
+        raise ConfigError(f"key has shape {key.shape}; give one key, or use fit_many for several runs")
+
+
+def _shape_of_key(keys) -> tuple[int, ...]:
+    """The shape of one key of an array of keys, typed or raw."""
+    if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        return ()
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
 
 
 def check_plateau(plateau: early_stop.Plateau, eval_every: int, programs, keys, data, stacked) -> None:

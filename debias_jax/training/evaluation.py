@@ -296,6 +296,7 @@ def exposure_matrix(
     items = jnp.arange(n_items, dtype=jnp.int32)[None, :]
 
     def one_chunk(users):
+        users = split_rows(users)
         # Indices of one axis each: a model then multiplies vectors of users and items, not copies for each pair.
         estimate = jnp.asarray(exposure(state, data, users[:, None], items), jnp.float32)
         return jnp.broadcast_to(estimate, (chunk, n_items))

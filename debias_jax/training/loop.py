@@ -27,6 +27,7 @@ from debias_jax.methods.base import Method, TrainData, TrainState
 from debias_jax.training import early_stop
 from debias_jax.training._programs import EvaluateFn, programs_of
 from debias_jax.training._settings import (
+    check_key,
     check_plateau,
     check_resumable,
     check_settings,
@@ -239,7 +240,7 @@ def fit_many(
             history, diverged = restored.meta["history"], np.asarray(restored.meta["diverged"])
             seconds_before = restored.meta["seconds"]
             check_resumable(done, restored.meta, epochs=epochs, eval_every=eval_every, strategy=strategy)
-            if done < epochs:
+            if done < epochs and bool(np.any(stops.active)):
                 meshes = meshes_of(mesh, done, restored.meta.get("meshes", ()))
                 warn_of_devices(meshes, done)
     if on_resume is not None:
@@ -434,6 +435,7 @@ def fit(
         >>> result.state.params["prediction"]["item"].shape
         (15,)
     """
+    check_key(key)
     result = fit_many(method, data, jnp.stack([key]), hparams, strategy="single", **settings)
     return FitResult(
         state=jax.tree.map(lambda x: x[0], result.state),

@@ -1,7 +1,8 @@
 """Training on several devices: batches split over one axis of a mesh, tables over the other.
 
-Nothing in a method knows of it. The arrays of a run are placed, and the compiler splits the work after them; what
-comes out is what one device computes, up to the order of float sums.
+Nothing in a method knows of it. The arrays of a run are placed, those that are made on the way (chunks of a softmax,
+histories, users of an evaluation) by ``_devices.split_rows``, and the compiler splits the work after them; what comes
+out is what one device computes, up to the order of float sums.
 """
 
 import contextlib
@@ -13,12 +14,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from debias_jax._checks import check_sizes
-from debias_jax._devices import DATA
+from debias_jax._devices import DATA, TABLE
 from debias_jax.errors import ConfigError
 from debias_jax.methods.base import Method, TrainData
 from debias_jax.types import PyTree
-
-TABLE = "table"
 
 _SMALLEST = 4096
 """Values of a run's array from which on it is split: a smaller one costs more to gather than to hold."""
@@ -33,8 +32,8 @@ def make_mesh(*, data: int = 1, table: int = 1) -> Mesh:
     mostly the rows, or the columns where the number of rows does not divide. The training data lie on every device.
 
     Args:
-        data: parts of a batch; where it does not divide the rows, the last part is the smallest. What has fewer rows
-            than parts stays whole on each device, and a method that has nothing else is refused.
+        data: parts of a batch; where it does not divide the rows, the last part is the smallest. A batch of fewer rows
+            than parts stays whole on each device, and a method that has no other is refused.
         table: parts of a table; a method without an array that it splits is refused.
 
     Returns:
@@ -104,11 +103,12 @@ def check_splits(mesh: Mesh | None, method: Method, data: TrainData) -> None:
     parts = mesh.shape[DATA]
     leaves = jax.tree.leaves(jax.eval_shape(method.batches, data, key))
     if parts > 1 and not any(_is_split(leaf.shape, parts) for leaf in leaves):
-        rows = sorted({leaf.shape[1] for leaf in leaves if leaf.ndim > 1} - {0, 1})
+        # One step of one row is what a method without batches has.
+        rows = sorted({leaf.shape[1] for leaf in leaves if leaf.ndim > 1 and leaf.shape[:2] != (1, 1)} - {0})
         raise ConfigError(
             f"mesh.data={parts} has nothing to split: "
             + (
-                f"a batch has {' and '.join(map(str, rows))} rows; set mesh.data=1, or a larger train.batch_size"
+                f"a batch has {' or '.join(map(str, rows))} rows; set mesh.data=1, or a larger train.batch_size"
                 if rows
                 else "this method takes all data in one step; set mesh.data=1"
             )

@@ -4,14 +4,16 @@ import gc
 import json
 import weakref
 
+import jax
 import numpy as np
 import pytest
 from reference.tables import load_config
 
 from debias_jax import data, experiment
+from debias_jax._reproduction.rows import run_rows
 from debias_jax.errors import CheckpointError, ConfigError, DataError
 from debias_jax.experiment import _build, _config, _datasets, _fit
-from debias_jax.training import _files
+from debias_jax.training import _files, evaluation
 
 
 def _rows(folder):
@@ -78,6 +80,32 @@ class TestRun:
         experiment.run(config, tmp_path, quiet=True)
         manifest = (tmp_path / "checkpoints" / "step_00000004" / "manifest.json").read_bytes()
         assert _files.unseal(manifest)["meta"]["meshes"] == [[0, {"data": 2, "table": 1}]]
+
+    def test_and_those_of_the_test_part(self, tmp_path, monkeypatch):
+        seen = {"evaluate": [], "exposure_matrix": []}
+
+        def spied(name):
+            function = getattr(evaluation, name)
+
+            def spy(*args, **settings):
+                seen[name].append(dict(jax.sharding.get_abstract_mesh().shape))
+                return function(*args, **settings)
+
+            return spy
+
+        for name in seen:
+            monkeypatch.setattr(evaluation, name, spied(name))
+        config = _tiny("relmf", eval_every=4)
+        config.mesh.data = 2
+        split = experiment.run(config, tmp_path / "split", quiet=True)
+        assert len(seen["evaluate"]) >= 2 and len(seen["exposure_matrix"]) >= 1
+        assert all(shape == {"data": 2, "table": 1} for shapes in seen.values() for shape in shapes), seen
+        config.mesh.data = 1
+        alone = experiment.run(config, tmp_path / "alone", quiet=True)
+        for name, values in alone.results[0]["metrics"].items():
+            np.testing.assert_allclose(
+                split.results[0]["metrics"][name]["values"], values["values"], rtol=1e-3
+            )
 
     def test_compiled_programs_keep_no_evaluation_set(self, tmp_path, monkeypatch):
         make, items = _fit.make_judge, []
@@ -240,9 +268,17 @@ class TestRefusals:
     def test_devices_that_a_later_variant_cannot_use_before_the_first_one_trains(self, tmp_path):
         config = _tiny("mf,mean_logit")
         config.mesh.data = 2
-        with pytest.raises(ConfigError, match="^mean_logit: mesh.data=2 .*takes all data in one step"):
-            experiment.run(config, tmp_path, quiet=True)
-        assert not list(tmp_path.iterdir())
+        programs = {
+            "run": lambda folder: experiment.run(config, folder, quiet=True),
+            "sweep": lambda folder: experiment.sweep(config, folder, {}),
+            "tune": lambda folder: experiment.tune(config, folder, quiet=True),
+            "rows": lambda folder: run_rows(config, folder),
+        }
+        for name, program in programs.items():
+            folder = tmp_path / name
+            with pytest.raises(ConfigError, match="^mean_logit: mesh.data=2 .*takes all data in one step"):
+                program(folder)
+            assert not folder.exists() or not list(folder.iterdir())
 
     def test_a_rate_that_no_method_of_the_run_has(self, tmp_path):
         config = _tiny("wmf,mean_logit")

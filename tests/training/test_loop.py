@@ -316,6 +316,22 @@ class TestRefusals:
             training.fit_many(method, train, jax.random.PRNGKey(0), epochs=1)
         with pytest.raises(ConfigError, match="strategy 'single' is for one run, and there are 2 keys"):
             training.fit_many(method, train, _keys(0, 1), epochs=1, strategy="single")
+        with pytest.raises(ConfigError, match=r"keys is a list; .* jnp\.stack\(keys\)"):
+            training.fit_many(method, train, [training.run_key(0)], epochs=1)
+        with pytest.raises(ConfigError, match=r"key has shape \(2,\); give one key, or use fit_many"):
+            training.fit(method, train, _keys(0, 1), epochs=1)
+        with pytest.raises(ConfigError, match="key is a int; give one key, as jax.random.key"):
+            training.fit(method, train, 0, epochs=1)
+
+    @pytest.mark.parametrize(("generator", "width"), [("threefry2x32", 2), ("rbg", 4)])
+    def test_raw_keys(self, method, train, generator, width):
+        with jax.default_prng_impl(generator):
+            key = jax.random.PRNGKey(0)
+            assert key.shape == (width,)
+            result = training.fit(method, train, key, epochs=1)
+            assert np.isfinite(result.history[-1]["loss"])
+            with pytest.raises(ConfigError, match=rf"keys has shape \({width},\)"):
+                training.fit_many(method, train, key, epochs=1)
 
     def test_hyperparameters_of_another_length(self, method, train):
         with pytest.raises(ConfigError, match=r"lr has shape \(3,\).*2 runs"):

@@ -10,8 +10,8 @@ from jax.sharding import AxisType
 
 from debias_jax import data, losses, methods, metrics, models, training
 from debias_jax.errors import ConfigError
-from debias_jax.training import evaluation
-from debias_jax.training._programs import train_epochs
+from debias_jax.training import early_stop, evaluation
+from debias_jax.training._programs import programs_of, train_epochs
 from debias_jax.training.checkpoint import Checkpointer
 
 N_USERS, N_ITEMS, DIM = 256, 130, 32
@@ -104,6 +104,18 @@ class TestFit:
     def test_batches_and_chunks_that_do_not_divide_have_a_smaller_last_part(self, train):
         method = methods.bpr(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=100)
         _assert_same_run(_fit(method, train, None), _fit(method, train, training.make_mesh(data=3)))
+
+    @pytest.mark.parametrize(
+        "name", ["cross_entropy", pytest.param("scaled_cross_entropy", marks=pytest.mark.slow)]
+    )
+    def test_so_have_histories_and_chunks_of_the_softmax(self, name):
+        log = data.sequences.leave_one_out(data.synthetic_sequences.generate(n_users=64, n_items=50))
+        model = models.gru4rec(50, dim=DIM, max_len=8)
+        method = methods.next_item(model, loss=name, lengths=(3, 8), batch_size=17, chunk=10)
+        train = training.data_for(method, log)
+        _assert_same_run(
+            *(_fit(method, train, mesh, seeds=(3,)) for mesh in (None, training.make_mesh(data=3)))
+        )
 
     def test_one_run_is_split_too(self, mf, train):
         mesh = training.make_mesh(data=2, table=2)
@@ -225,6 +237,61 @@ class TestWork:
         )
         assert part / whole < 0.35
 
+    def test_so_are_they_where_epochs_are_judged(self, mf, log, train):
+        protocol = metrics.PROTOCOLS["snips"]
+        eval_set = evaluation.build_eval_set(protocol, log.validation, log.train)
+
+        def values(state, eval_set):
+            return evaluation.summarise(evaluation.evaluate(protocol, mf.predict, state, eval_set))
+
+        counted = []
+        for mesh in (training.make_mesh(), training.make_mesh(data=4)):
+            programs = programs_of(*mf[:4], "map", mesh, values, "snips_dcg@3", "max", None)
+            hparams = {name: jnp.float32(value)[None] for name, value in mf.hparams.items()}
+            arrays = (training.run_key(3)[None], train, hparams)
+            states = programs.init(*jax.device_put(arrays, jax.NamedSharding(mesh, jax.P())))
+            stop = jax.vmap(lambda params: early_stop.init(params, mode="max"))(states.params)
+            arrays = (
+                states,
+                stop,
+                *jax.device_put((eval_set, jnp.int32(1)), jax.NamedSharding(mesh, jax.P())),
+            )
+            counted.append(programs.judge.lower(*arrays).compile().cost_analysis()["flops"])
+        assert counted[1] / counted[0] < 0.35, counted
+
+
+@pytest.fixture(scope="module")
+def sasrec():
+    model = models.sasrec(20, dim=8, max_len=5, n_blocks=1)
+    return model, model.init(jax.random.key(0))
+
+
+class TestOwnMesh:
+    """Meshes that callers put into the context themselves."""
+
+    def test_outside_jit_rows_need_not_divide(self, sasrec):
+        model, params = sasrec
+        history = jnp.asarray([[20, 20, 1, 2, 3]] * 3, jnp.int32)
+
+        def total(params):
+            return jnp.sum(model.apply(params, history) ** 2)
+
+        expected, expected_gradient = jax.value_and_grad(total)(params)
+        with jax.set_mesh(training.make_mesh(data=4)):
+            found, gradient = jax.value_and_grad(total)(params)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), gradient, expected_gradient
+        )
+
+    def test_other_axes_are_left_alone(self, sasrec):
+        model, params = sasrec
+        histories = jnp.asarray([[[20, 1, 2, 3]] * 2] * 4, jnp.int32)
+        alone = jax.vmap(lambda history: model.apply(params, history))(histories)
+        with jax.set_mesh(jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))):
+            mapped = jax.vmap(lambda history: model.apply(params, history), spmd_axis_name="data")
+            np.testing.assert_allclose(jax.jit(mapped)(histories), alone, rtol=1e-5)
+
 
 class TestResume:
     def test_a_split_run_goes_on_to_the_bit(self, mf, train, tmp_path):
@@ -259,6 +326,19 @@ class TestResume:
             "others will be on a mesh of data=4, table=1" in caplog.text
         )
 
+    def test_a_run_that_has_stopped_trains_nowhere_else(self, mf, train, tmp_path, caplog):
+        settings = {
+            "evaluate": lambda state, _: {"value": -jnp.float32(state.step)},
+            "monitor": "value",
+            "patience": 1,
+            "epochs": 8,
+        }
+        for mesh in (None, training.make_mesh(data=2)):
+            with Checkpointer(tmp_path / "run", fingerprint={}) as saver:
+                result = _fit(mf, train, mesh, checkpointer=saver, **settings)
+        assert len(result.history) == 2
+        assert "trained on" not in caplog.text
+
 
 class TestRefusals:
     def test_more_devices_than_there_are(self):
@@ -276,6 +356,11 @@ class TestRefusals:
         method = methods.bpr(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=3)
         with pytest.raises(ConfigError, match="mesh.data=4 .* a batch has 3 rows; .*train.batch_size"):
             _fit(method, train, training.make_mesh(data=4))
+
+    def test_batches_of_one_row(self, train):
+        method = methods.bpr(models.mf(N_USERS, N_ITEMS, dim=DIM), batch_size=1)
+        with pytest.raises(ConfigError, match="mesh.data=2 .* a batch has 1 rows; .*train.batch_size"):
+            _fit(method, train, training.make_mesh(data=2))
 
     def test_a_method_without_batches_to_split(self, train):
         method = methods.mean_logit()
