@@ -301,19 +301,17 @@ def _type_columns(
             checks = [(~raw.is_in(SPLITS), f"holds {{}}, which is not one of {', '.join(SPLITS)}")]
         else:
             number = _number(pl, role, dtype)
-            finite, mixed = "a finite number", pl.lit(False)
+            checks, finite = [], "a finite number"
             if role == "timestamp":
                 finite = "a number of seconds since 1970 or a date such as 2024-01-31T18:30:00Z (ISO 8601)"
                 if dtype == pl.String:
                     dates = _seconds_of_date(pl, pl.when(number.is_null()).then(raw))
-                    mixed = number.is_not_null() & dates.is_not_null().any()
+                    mixed = number.is_finite() & dates.is_not_null().any()
+                    checks.append((mixed, "holds {}, and dates in other rows"))
                     number = pl.coalesce(number, dates)
             typed.append(number.alias(role))
             single = number.cast(pl.Float32, strict=False)
-            checks = [
-                (number.is_null() | ~single.is_finite(), f"holds {{}}, which is not {finite}"),
-                (mixed, "holds {}, and dates in other rows"),
-            ]
+            checks.append((number.is_null() | ~single.is_finite(), f"holds {{}}, which is not {finite}"))
             if "observed" in roles and role == ("label" if "label" in roles else "rating"):
                 positive = number == 1 if threshold is None else number >= threshold
                 checks.append((unobserved & positive, f"holds {{}} where {roles['observed']!r} is 0"))
