@@ -16,20 +16,19 @@ from sequential_epoch import BATCH_SIZE, DIM, DROPOUT, LENGTH, NEGATIVES, load
 from debias_jax import data, methods, models, training
 from debias_jax.data.types import Dataset
 from debias_jax.methods.base import Method
-from debias_jax.training._programs import train_epochs
+from debias_jax.training.mesh import on_every_device
 
 
 def operations(method: Method, log: Dataset, n_devices: int) -> float:
     """Operations of one device of ``n_devices``."""
     mesh = training.make_mesh(data=n_devices)
     train, key = training.data_for(method, log), training.run_key(0)
-    hparams = {name: jnp.float32(value) for name, value in method.hparams.items()}
-    arrays = (jax.jit(method.init)(key, train, hparams), train, key)
+    state = jax.jit(method.init)(key, train, dict(method.hparams))
 
     def epoch(state, train, key):
-        return train_epochs(method, state, train, key, jnp.int32(0), n_epochs=1, mesh=mesh)
+        return training.train_epochs(method, state, train, key, jnp.int32(0), n_epochs=1, mesh=mesh)
 
-    placed = jax.device_put(arrays, jax.NamedSharding(mesh, jax.P()))
+    placed = on_every_device(mesh, (state, train, key))
     return jax.jit(epoch).lower(*placed).compile().cost_analysis()["flops"]
 
 

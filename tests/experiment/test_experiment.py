@@ -103,8 +103,9 @@ class TestRun:
         config.mesh.data = 1
         alone = experiment.run(config, tmp_path / "alone", quiet=True)
         for name, values in alone.results[0]["metrics"].items():
+            # No rank changes, and float32 sums of a few hundred terms are good to some 1e-6.
             np.testing.assert_allclose(
-                split.results[0]["metrics"][name]["values"], values["values"], rtol=1e-3
+                split.results[0]["metrics"][name]["values"], values["values"], rtol=1e-5
             )
 
     def test_compiled_programs_keep_no_evaluation_set(self, tmp_path, monkeypatch):

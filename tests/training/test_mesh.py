@@ -281,7 +281,7 @@ class TestOwnMesh:
             found, gradient = jax.value_and_grad(total)(params)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), gradient, expected_gradient
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), gradient, expected_gradient
         )
 
     def test_other_axes_are_left_alone(self, sasrec):
